@@ -1,0 +1,315 @@
+"""One truth for every setting: frozen dataclasses, made from the recipe's ConfigDict at one boundary.
+
+A recipe (`configs/*.py`) starts from `defaults()`, changes what it needs and returns the ConfigDict;
+`from_config_dict` checks names, types and combinations before any work starts. Sizes are in pixels,
+frames or tokens; rates are per 256 videos; 0 switches an optional number off.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work; the message names the key, its value and what is allowed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tower:
+    """Width, depth, heads and MLP width of a stack of transformer blocks."""
+
+    dim: int
+    depth: int
+    heads: int
+    mlp_dim: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """Patch size in pixels and the two towers of a model size."""
+
+    patch_size: int
+    encoder: Tower
+    decoder: Tower
+
+
+# VideoMAE V2 (arXiv 2303.16727), table of architectures; g uses an MLP ratio of 48/11.
+VARIANTS: Mapping[str, Variant] = {
+    "tiny": Variant(8, Tower(192, 4, 3, 768), Tower(96, 2, 3, 384)),
+    "S": Variant(16, Tower(384, 12, 6, 1536), Tower(192, 4, 3, 768)),
+    "B": Variant(16, Tower(768, 12, 12, 3072), Tower(384, 4, 6, 1536)),
+    "L": Variant(16, Tower(1024, 24, 16, 4096), Tower(512, 4, 8, 2048)),
+    "H": Variant(16, Tower(1280, 32, 16, 5120), Tower(512, 4, 8, 2048)),
+    "g": Variant(14, Tower(1408, 40, 16, 6144), Tower(512, 4, 8, 2048)),
+}
+
+
+def _check(ok: bool, key: str, found: Any, expected: str) -> None:
+    if not ok:
+        raise ConfigError(f"config.{key} = {found!r}: expected {expected}")
+
+
+def _one_of(key: str, found: str, allowed: Any) -> None:
+    _check(found in allowed, key, found, f"one of {', '.join(map(repr, allowed))}")
+
+
+def _nearest_multiples(value: int, divisor: int) -> str:
+    low = value // divisor * divisor
+    return " or ".join(str(v) for v in (low, low + divisor) if v > 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    variant: str = "B"
+    image_size: int = 224  # pixels, square
+    num_frames: int = 16
+    tubelet_size: int = 2  # frames per token
+    patch_size: int = 0  # pixels per token side; 0 = the variant's own
+    dtype: str = "bfloat16"  # of activations; parameters, statistics, softmax and loss are float32
+    remat: str = "none"  # what the backward pass recomputes: none, dots (all but products), full
+
+    def __post_init__(self):
+        _one_of("model.variant", self.variant, VARIANTS)
+        _one_of("model.dtype", self.dtype, ("bfloat16", "float32"))
+        _one_of("model.remat", self.remat, ("none", "dots", "full"))
+        if self.patch_size == 0:
+            object.__setattr__(self, "patch_size", VARIANTS[self.variant].patch_size)
+        for size, part in (("image_size", "patch_size"), ("num_frames", "tubelet_size")):
+            found, divisor = getattr(self, size), getattr(self, part)
+            _check(divisor > 0, f"model.{part}", divisor, "a positive number")
+            _check(
+                found > 0 and found % divisor == 0,
+                f"model.{size}",
+                found,
+                f"a multiple of model.{part} = {divisor}, such as "
+                f"{_nearest_multiples(found, divisor)}",
+            )
+
+    @property
+    def encoder(self) -> Tower:
+        return VARIANTS[self.variant].encoder
+
+    @property
+    def decoder(self) -> Tower:
+        return VARIANTS[self.variant].decoder
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Tokens along time, height and width."""
+        side = self.image_size // self.patch_size
+        return self.num_frames // self.tubelet_size, side, side
+
+    @property
+    def num_tokens(self) -> int:
+        t, h, w = self.grid
+        return t * h * w
+
+    @property
+    def patch_dim(self) -> int:
+        """Values in one patch: frames x rows x columns x channels."""
+        return self.tubelet_size * self.patch_size**2 * 3
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskConfig:
+    encoder: str = "tube"  # tube (same cells in all slots), random, none
+    encoder_ratio: float = 0.9  # share of tokens hidden from the encoder
+    decoder: str = "running_cell"  # running_cell, random, none (decode every hidden token)
+    decoder_ratio: float = 0.5  # share of tokens that are not decoded
+
+    def __post_init__(self):
+        _one_of("mask.encoder", self.encoder, ("tube", "random", "none"))
+        _one_of("mask.decoder", self.decoder, ("running_cell", "random", "none"))
+        for key in ("encoder_ratio", "decoder_ratio"):
+            ratio = getattr(self, key)
+            _check(0 <= ratio < 1, f"mask.{key}", ratio, "a share in [0, 1)")
+        if self.decoder == "running_cell":
+            _check(
+                self.decoder_ratio in (0.25, 0.5, 0.75),
+                "mask.decoder_ratio",
+                self.decoder_ratio,
+                "0.25, 0.5 or 0.75 with mask.decoder = 'running_cell' (a cell has 4 tokens); "
+                "mask.decoder = 'random' takes any ratio",
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    dataset: str = "synthetic"  # a dataset directory (local or any fsspec URL), or 'synthetic'
+    split: str = "train"
+    batch_size: int = 256  # videos per step over all processes; the views of each come on top
+    views: int = 4  # augmented views per decoded clip
+    stride: int = 4  # frames between two sampled frames
+    threads: int = 4  # decoding threads (in each worker process, if there are any)
+    workers: int = 0  # decoding processes on this host; 0 decodes in threads of this one
+    prefetch: int = 4  # batches ready ahead of the step
+    max_bad_fraction: float = 0.01  # of the data set's records; more distinct bad ones end the run
+
+    def __post_init__(self):
+        _check(bool(self.dataset), "data.dataset", self.dataset, "a dataset directory or 'synthetic'")
+        for key in ("batch_size", "views", "stride", "threads", "prefetch"):
+            _check(getattr(self, key) >= 1, f"data.{key}", getattr(self, key), "at least 1")
+        _check(self.workers >= 0, "data.workers", self.workers, "0 or more")
+        _check(0 <= self.max_bad_fraction <= 1, "data.max_bad_fraction", self.max_bad_fraction,
+               "a share in [0, 1]")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    base_lr: float = 1e-3  # per 256 videos: lr = base_lr * data.batch_size / 256
+    min_lr: float = 1e-5  # per 256 videos, at the end of the cosine
+    warmup_epochs: float = 20.0  # linear from 0
+    weight_decay: float = 0.05  # of kernels only
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    clip_norm: float = 0.0  # global gradient norm; 0 = off
+    accumulate: int = 1  # micro-batches per step
+    ema_decay: float = 0.0  # of the parameters' moving average; 0 = off
+
+    def __post_init__(self):
+        _check(self.accumulate >= 1, "optim.accumulate", self.accumulate, "at least 1")
+        _check(self.base_lr > 0, "optim.base_lr", self.base_lr, "more than 0")
+        for key in ("min_lr", "warmup_epochs", "weight_decay", "clip_norm"):
+            _check(getattr(self, key) >= 0, f"optim.{key}", getattr(self, key), "0 or more")
+        for key in ("b1", "b2", "ema_decay"):
+            _check(0 <= getattr(self, key) < 1, f"optim.{key}", getattr(self, key), "in [0, 1)")
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    data: int = -1  # copies of the model; -1 = all devices that the other axes leave
+    fsdp: int = 1  # shards of parameters and optimizer state, which also split the batch
+    tensor: int = 1  # shards of heads and MLP
+
+    def __post_init__(self):
+        _check(self.data >= 1 or self.data == -1, "mesh.data", self.data, "-1 or at least 1")
+        for key in ("fsdp", "tensor"):
+            _check(getattr(self, key) >= 1, f"mesh.{key}", getattr(self, key), "at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    epochs: float = 200.0  # over the videos (views are not counted)
+    steps: int = 0  # 0 = as many as the epochs need; otherwise epochs is ignored
+    log_every: int = 50  # steps
+    checkpoint_every: int = 1000  # steps
+    keep_checkpoints: int = 2
+    picture_every: int = 1000  # steps; 0 = only at the end
+    max_skipped: int = 10  # steps in a row with a non-finite loss or gradient before the run stops
+
+    def __post_init__(self):
+        _check(self.epochs > 0 or self.steps > 0, "train.epochs", self.epochs, "more than 0")
+        _check(self.steps >= 0, "train.steps", self.steps, "0 or more")
+        for key in ("log_every", "checkpoint_every", "keep_checkpoints", "max_skipped"):
+            _check(getattr(self, key) >= 1, f"train.{key}", getattr(self, key), "at least 1")
+        _check(self.picture_every >= 0, "train.picture_every", self.picture_every, "0 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    seed: int = 0
+    task: str = "pretrain"
+    normalize_target: bool = True  # per patch and channel; False = plain pixels in [0, 1]
+    model: ModelConfig = ModelConfig()
+    mask: MaskConfig = MaskConfig()
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    mesh: MeshConfig = MeshConfig()
+    train: TrainConfig = TrainConfig()
+
+    def __post_init__(self):
+        _one_of("task", self.task, ("pretrain",))
+        _check(self.seed >= 0, "seed", self.seed, "0 or more")
+        clips = self.data.batch_size * self.data.views
+        _check(
+            clips % self.optim.accumulate == 0,
+            "optim.accumulate",
+            self.optim.accumulate,
+            f"a divisor of data.batch_size * data.views = {clips}",
+        )
+        _, h, w = self.model.grid
+        if self.mask.decoder == "running_cell" and (h % 2 or w % 2):
+            patch = self.model.patch_size
+            raise ConfigError(
+                f"config.model.image_size = {self.model.image_size}: running-cell masking needs an "
+                f"even token grid, found {h}x{w} with patch size {patch}; take "
+                f"{_nearest_multiples(self.model.image_size, 2 * patch)}, or "
+                "mask.decoder = 'random' or 'none'"
+            )
+
+
+def defaults() -> ml_collections.ConfigDict:
+    """Every setting at its default, for a recipe to start from."""
+    return ml_collections.ConfigDict(dataclasses.asdict(Config()) | {"model": _model_defaults()})
+
+
+def _model_defaults() -> dict[str, Any]:
+    return {f.name: f.default for f in dataclasses.fields(ModelConfig)}
+
+
+def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The same recipe in seconds on a CPU: a tiny model with its patch size, on synthetic videos."""
+    patch = config.model.patch_size or VARIANTS[config.model.variant].patch_size
+    config.model.update(variant="tiny", patch_size=patch, image_size=4 * patch, num_frames=8)
+    config.model.dtype = "float32"
+    config.data.update(dataset="synthetic", batch_size=8, views=2, threads=2, workers=0)
+    config.train.update(steps=6, log_every=2, checkpoint_every=3, picture_every=0)
+    config.mesh.update(data=-1, fsdp=1, tensor=1)
+    return config
+
+
+def from_config_dict(config: Mapping[str, Any]) -> Config:
+    """Checks a recipe and freezes it.
+
+    Raises:
+      ConfigError: for an unknown key, a wrong type or settings that exclude each other.
+    """
+    if isinstance(config, ml_collections.ConfigDict):
+        config = config.to_dict()
+    return _build(Config, config, prefix="")
+
+
+def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for key in values:
+        if key not in fields:
+            close = difflib.get_close_matches(key, fields, n=1)
+            hint = f"did you mean '{prefix}{close[0]}'? " if close else ""
+            raise ConfigError(f"config.{prefix}{key}: no such setting; {hint}there are "
+                              f"{', '.join(fields)}")
+    return cls(**{key: _typed(fields[key].type, value, prefix + key)
+                  for key, value in values.items()})
+
+
+def _typed(expected: type, value: Any, key: str) -> Any:
+    if dataclasses.is_dataclass(expected):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"config.{key} = {value!r}: expected a group of settings")
+        return _build(expected, value, prefix=f"{key}.")
+    if expected is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not expected:
+        raise ConfigError(f"config.{key} = {value!r}: expected {expected.__name__}, "
+                          f"found {type(value).__name__}")
+    return value
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Plain nested dict, as the checkpoint's meta keeps it."""
+    return dataclasses.asdict(config)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple]:
+    """Settings that differ between two `to_dict` results: {key: (old, new)}."""
+    found = {}
+    for key in {**old, **new}:
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found |= differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found[prefix + key] = (a, b)
+    return found
