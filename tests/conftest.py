@@ -1,0 +1,29 @@
+"""Shared by all tests: a CPU with 8 simulated devices, and where the larger reference data lies."""
+
+import os
+from pathlib import Path
+
+# Before jax starts: the tests of sharding need several devices, and none needs an accelerator.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import pytest
+
+GOLDENS = Path(__file__).parent / "goldens"
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture
+def goldens() -> Path:
+    """Folder of the reference's small inputs and outputs, committed with the tests."""
+    return GOLDENS
+
+
+@pytest.fixture
+def shared() -> Path:
+    """Folder of real videos and the larger goldens; the test skips where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the reference videos and goldens in {SHARED.name}/ beside the project")
+    return SHARED
