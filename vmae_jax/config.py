@@ -36,14 +36,15 @@ class Variant:
     decoder: Tower
 
 
-# VideoMAE V2 (arXiv 2303.16727), table of architectures; g uses an MLP ratio of 48/11.
+# VideoMAE V2 (arXiv 2303.16727), table of architectures. g has an MLP ratio of 48/11 in both
+# towers, rounded down: int(512 * 48 / 11) = 2234.
 VARIANTS: Mapping[str, Variant] = {
     "tiny": Variant(8, Tower(192, 4, 3, 768), Tower(96, 2, 3, 384)),
     "S": Variant(16, Tower(384, 12, 6, 1536), Tower(192, 4, 3, 768)),
     "B": Variant(16, Tower(768, 12, 12, 3072), Tower(384, 4, 6, 1536)),
     "L": Variant(16, Tower(1024, 24, 16, 4096), Tower(512, 4, 8, 2048)),
     "H": Variant(16, Tower(1280, 32, 16, 5120), Tower(512, 4, 8, 2048)),
-    "g": Variant(14, Tower(1408, 40, 16, 6144), Tower(512, 4, 8, 2048)),
+    "g": Variant(14, Tower(1408, 40, 16, 6144), Tower(512, 4, 8, 2234)),
 }
 
 

@@ -23,8 +23,7 @@ def load(folder, name, monkeypatch):
     def tower(part):
         dim = c[f"{part}_embed_dim"]
         heads, depth = c[f"{part}_num_heads"], c[f"{part}_depth"]
-        # The reference gives the decoder an MLP ratio of its own; the weights tell.
-        return config_lib.Tower(dim, depth, heads, weights[f"{part}.blocks.0.mlp.fc1.bias"].size)
+        return config_lib.Tower(dim, depth, heads, int(dim * c["mlp_ratio"]))
 
     params = np.load(folder / f"{name}_params.npz")
     weights = {k.removeprefix("sd/"): params[k] for k in params.files}

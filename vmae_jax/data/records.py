@@ -1,4 +1,4 @@
-"""Shards on disk: TFRecord files with an index beside each, read at random and checked at every read.
+"""Shards on disk: TFRecord files, each with an index, read at random and checked at every read.
 
 A shard is a plain TFRecord file, so any TFRecord reader understands it:
 
