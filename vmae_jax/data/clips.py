@@ -1,13 +1,22 @@
 """One record is one clip: what it holds, which of its frames are looked at, and their decoding."""
 
 import dataclasses
+import io
+import struct
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import av
+import cv2
+import numpy as np
 from tensorflow_datasets.proto import tf_example_pb2
 
 from vmae_jax.data.records import RecordError
 
 CODECS = ("h264", "jpeg")
+
+# Parallelism is over clips: threads inside OpenCV would only fight with it.
+cv2.setNumThreads(0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,3 +100,190 @@ def _value(features: Any, name: str, kind: Any) -> Any:
     if kind is str:
         return values[0].decode(errors="replace")
     return values[0]
+
+
+# ---- Which frames: pure functions, equal to the reference's ----
+
+
+def num_starts(num_frames: int, length: int, stride: int) -> int:
+    """From how many frames a pre-training clip of `length` frames at `stride` can start; >= 1."""
+    return max(1, num_frames - length * stride + 1)
+
+
+def clip_indices(num_frames: int, length: int, stride: int, start: int = 0) -> np.ndarray:
+    """Frames of a pre-training clip, i64[length]: every `stride`-th from `start`.
+
+    In a video that is too short the last frame reached is repeated. The reference never steps onto
+    the very last frame of a video, and neither does this.
+    """
+    steps = max(0, (num_frames - 2 - start) // stride)
+    return start + stride * np.minimum(np.arange(length), steps)
+
+
+def dense_indices(
+    num_frames: int, length: int, stride: int, start: int | None = None
+) -> np.ndarray:
+    """Frames of a classification clip, i64[length], spread over `length * stride` frames.
+
+    Args:
+      start: of the window, below `max(1, num_frames - length * stride)`; None = the middle
+        (validation). A video no longer than the window is spread whole, then its last frame
+        repeats.
+    """
+    window = length * stride
+    if num_frames <= window:
+        spread = np.linspace(0, num_frames, num=num_frames // stride)
+        spread = np.concatenate([spread, np.full(length - len(spread), num_frames)])
+        return np.clip(spread, 0, num_frames - 1).astype(np.int64)
+    if start is None:
+        start = (num_frames - window) // 2
+    spread = np.linspace(start, start + window, num=length)
+    return np.clip(spread, start, start + window - 1).astype(np.int64)
+
+
+def dense_test_indices(num_frames: int, length: int, stride: int) -> np.ndarray:
+    """Every `stride`-th frame of the whole video, i64[>= length]; the last one repeats if short."""
+    reached = np.arange(0, num_frames, stride)
+    return np.pad(reached, (0, max(0, length - len(reached))), mode="edge")
+
+
+def sparse_indices(num_frames: int, segments: int) -> np.ndarray:
+    """The middle frame of each of `segments` equal parts, i64[segments] (validation).
+
+    Raises:
+      ValueError: where the video has fewer frames than segments.
+    """
+    part = num_frames // segments
+    if part == 0:
+        raise ValueError(f"{num_frames} frames: expected at least one for each of {segments} parts")
+    return np.arange(segments) * part + (part - 1) // 2
+
+
+def sparse_test_indices(num_frames: int, segments: int, clips: int) -> np.ndarray:
+    """Evenly over the video, i64[segments * clips]; test clip k takes every `clips`-th from k."""
+    total = segments * clips
+    return np.arange(total) * num_frames // total
+
+
+def test_start(extent: int, size: int, place: int, places: int) -> int:
+    """Where crop or temporal clip number `place` of `places` starts: even from end to end."""
+    return max(0, extent - size) * place // max(1, places - 1)
+
+
+# ---- Decoding ----
+
+
+def decode_frames(record: Record, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Decodes some frames of a clip to RGB, u8[T, height, width, 3]; indices may repeat.
+
+    Raises:
+      RecordError: where an index lies outside the clip, or the bytes do not decode to frames of the
+        size and number that the record claims.
+    """
+    indices = np.asarray(indices, np.int64)
+    if indices.size == 0 or indices.min() < 0 or indices.max() >= record.num_frames:
+        raise RecordError(
+            f"frames {indices.tolist()[:20]}: expected numbers below {record.num_frames}"
+        )
+    needed, places = np.unique(indices, return_inverse=True)
+    decode = _decode_jpeg if record.codec == "jpeg" else _decode_h264
+    frames = []
+    for frame in decode(record, needed.tolist()):
+        if frame.shape != (record.height, record.width, 3):
+            raise RecordError(
+                f"frame of {frame.shape[1]}x{frame.shape[0]} pixels: the record claims "
+                f"{record.width}x{record.height}"
+            )
+        frames.append(frame)
+    return np.stack([frames[place] for place in places])
+
+
+def _decode_h264(record: Record, needed: list[int]) -> Iterator[np.ndarray]:
+    try:
+        with av.open(io.BytesIO(record.video), format="mp4") as container:
+            if not container.streams.video:
+                raise RecordError("the MP4 holds no video stream")
+            yield from _frames_of_stream(container, record, needed)
+    except (av.FFmpegError, ValueError, ArithmeticError, MemoryError) as error:
+        if isinstance(error, RecordError):
+            raise
+        raise RecordError(f"the MP4 does not decode ({type(error).__name__}: {error})") from error
+
+
+def _frames_of_stream(container: Any, record: Record, needed: list[int]) -> Iterator[np.ndarray]:
+    """The frames numbered `needed` (sorted), in order; the rest is not converted to RGB.
+
+    The builder writes a constant rate, presentation times from 0 and closed groups of pictures, so
+    a frame's number follows from its time and decoding can start at the key frame before it.
+    """
+    stream = container.streams.video[0]
+    context = stream.codec_context
+    if (context.width, context.height) != (record.width, record.height):
+        raise RecordError(
+            f"the MP4 is {context.width}x{context.height} pixels: the record claims "
+            f"{record.width}x{record.height}"
+        )
+    if stream.frames != record.num_frames or not stream.average_rate:
+        raise RecordError(
+            f"the MP4 holds {stream.frames} frames: the record claims {record.num_frames}"
+        )
+    # A stream may change its size midway: FFmpeg then refuses what is larger, padding included.
+    context.options = {"max_pixels": str((record.width + 64) * (record.height + 64))}
+    context.thread_count = 1
+    frames_per_tick = stream.average_rate * stream.time_base
+    container.seek(round(needed[0] / frames_per_tick), stream=stream, backward=True)
+
+    wanted, unsent, found = set(needed), set(needed), {}
+    for packet in container.demux(stream):
+        if packet.pts is not None:
+            number = round(packet.pts * frames_per_tick)
+            # No other frame is predicted from these, so the unwanted among them need no decoding.
+            context.skip_frame = "DEFAULT" if number in wanted else "NONREF"
+            unsent.discard(number)
+        images = context.decode(packet)
+        if packet.pts is not None and not unsent:
+            images += context.decode(None)
+        for image in images:
+            number = round(image.pts * frames_per_tick) if image.pts is not None else -1
+            if number in wanted and number not in found:
+                if image.is_corrupt:
+                    raise RecordError(f"frame {number} is damaged")
+                found[number] = image.to_ndarray(format="rgb24", threads=1)
+        if not unsent:
+            break
+    missing = sorted(wanted - found.keys())
+    if missing:
+        raise RecordError(f"frames {missing[:5]} are not in the MP4")
+    yield from (found[number] for number in needed)
+
+
+def _decode_jpeg(record: Record, needed: list[int]) -> Iterator[np.ndarray]:
+    for number in needed:
+        data = record.frames[number]
+        if _jpeg_size(data) != (record.height, record.width):
+            raise RecordError(
+                f"frame {number} is no JPEG of {record.width}x{record.height} pixels as the record "
+                "claims"
+            )
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        try:
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        except cv2.error as error:
+            raise RecordError(f"frame {number} does not decode ({error})") from error
+        if image is None:
+            raise RecordError(f"frame {number} does not decode")
+        yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+_JPEG_SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Height and width from the header: a lie there must not decide how much memory is taken."""
+    position = 2
+    while data[:2] == b"\xff\xd8" and position + 9 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker in _JPEG_SIZE_MARKERS:
+            return struct.unpack_from(">HH", data, position + 5)
+        position += 2 + struct.unpack_from(">H", data, position + 2)[0]
+    return None
