@@ -14,6 +14,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from vmae_jax.data.records import RecordError
 
 CODECS = ("h264", "jpeg")
+_MAX_SIDE = 8192  # pixels; no video is larger, so a claim beyond it is damage
 
 # Parallelism is over clips: threads inside OpenCV would only fight with it.
 cv2.setNumThreads(0)
@@ -77,9 +78,12 @@ class Record:
     def _check(self) -> None:
         if self.codec not in CODECS:
             raise RecordError(f"codec {self.codec[:40]!r}: expected one of {', '.join(CODECS)}")
-        for name in ("num_frames", "height", "width"):
-            if getattr(self, name) < 1:
-                raise RecordError(f"{name} {getattr(self, name)}: expected at least 1")
+        if self.num_frames < 1:
+            raise RecordError(f"num_frames {self.num_frames}: expected at least 1")
+        if not (1 <= self.height <= _MAX_SIDE and 1 <= self.width <= _MAX_SIDE):
+            raise RecordError(
+                f"{self.width}x{self.height} pixels: expected sides of 1 to {_MAX_SIDE}"
+            )
         if self.codec == "h264" and not self.video:
             raise RecordError("codec h264 without any video bytes")
         if self.codec == "jpeg" and len(self.frames) != self.num_frames:
@@ -201,8 +205,9 @@ def decode_frames(record: Record, indices: Sequence[int] | np.ndarray) -> np.nda
 def _decode_h264(record: Record, needed: list[int]) -> Iterator[np.ndarray]:
     try:
         with av.open(io.BytesIO(record.video), format="mp4") as container:
-            if not container.streams.video:
-                raise RecordError("the MP4 holds no video stream")
+            codecs = [stream.codec_context for stream in container.streams.video]
+            if not codecs or codecs[0] is None or codecs[0].name != "h264":
+                raise RecordError("the MP4 holds no H.264 video")
             yield from _frames_of_stream(container, record, needed)
     except (av.FFmpegError, ValueError, ArithmeticError, MemoryError) as error:
         if isinstance(error, RecordError):

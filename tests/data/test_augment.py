@@ -1,0 +1,86 @@
+"""Crops: only the reference's sizes and places, one box for all frames, exact resizing."""
+
+import numpy as np
+import pytest
+
+from vmae_jax.data import augment
+
+
+@pytest.mark.parametrize(("height", "width"), [(256, 340), (455, 256), (256, 256), (49, 77)])
+def test_boxes_have_the_reference_sizes_and_places(height, width):
+    sides = [int(min(height, width) * scale) for scale in (1, 0.875, 0.75, 0.66)]
+    sides = [224 if abs(side - 224) < 3 else side for side in sides]
+    quarters = {
+        (0, 0),
+        (4, 0),
+        (0, 4),
+        (4, 4),
+        (2, 2),
+        (0, 2),
+        (4, 2),
+        (2, 4),
+        (2, 0),
+        (1, 1),
+        (3, 1),
+        (1, 3),
+        (3, 3),
+    }
+    allowed = {
+        (right * ((width - w) // 4), down * ((height - h) // 4), w, h)
+        for i, w in enumerate(sides)
+        for j, h in enumerate(sides)
+        for right, down in quarters
+        if abs(i - j) <= 1
+    }
+    rng = np.random.default_rng(0)
+    drawn = {augment.multi_scale_box(height, width, 224, rng) for _ in range(4000)}
+    assert drawn == allowed
+    assert all(x >= 0 and y >= 0 and x + w <= width and y + h <= height for x, y, w, h in drawn)
+
+
+def test_a_side_close_to_the_output_size_is_taken_as_it():
+    rng = np.random.default_rng(0)
+    sides = {augment.multi_scale_box(226, 300, 224, rng)[2] for _ in range(200)}
+    assert max(sides) == 224
+    # 223 pixels cannot hold a side of 224.
+    sides = {augment.multi_scale_box(223, 300, 224, rng)[2] for _ in range(200)}
+    assert max(sides) == 223
+
+
+def test_all_frames_of_a_view_share_the_box_and_views_differ():
+    frame = np.random.default_rng(0).integers(256, size=(1, 60, 80, 3), dtype=np.uint8)
+    frames = np.repeat(frame, 5, axis=0)
+    rng = np.random.default_rng(1)
+    views = [augment.multi_scale_crop(frames, 32, rng) for _ in range(8)]
+    for view in views:
+        assert view.shape == (5, 32, 32, 3)
+        assert view.dtype == np.uint8
+        assert (view == view[:1]).all()
+    assert len({view.tobytes() for view in views}) > 4
+
+
+def test_a_crop_of_the_output_size_is_not_resampled():
+    frames = np.random.default_rng(0).integers(256, size=(3, 40, 50, 3), dtype=np.uint8)
+    crop = augment.resized_crop(frames, (7, 5, 32, 32), 32)
+    np.testing.assert_array_equal(crop, frames[:, 5:37, 7:39])
+
+
+def test_resize_is_bilinear_with_pixel_centres():
+    ramp = np.broadcast_to(np.arange(0, 200, 10, dtype=np.uint8)[:, None], (1, 20, 20, 3)[:3])
+    frames = np.ascontiguousarray(np.repeat(ramp[..., None], 3, axis=-1))
+    out = augment.resized_crop(frames, (0, 0, 20, 20), 40)[0, :, 0, 0].astype(float)
+    positions = (np.arange(40) + 0.5) / 2 - 0.5
+    np.testing.assert_allclose(
+        out, np.interp(positions, np.arange(20), np.arange(0, 200, 10)), atol=0.51
+    )
+
+
+def test_strong_shrinking_averages_every_pixel():
+    frames = np.zeros((1, 64, 64, 3), np.uint8)
+    frames[:, ::4, ::4] = 240
+    assert set(np.unique(augment.center_crop(frames, 16))) == {15}
+
+
+def test_center_crop_is_the_middle_square():
+    frames = np.random.default_rng(0).integers(256, size=(2, 32, 48, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(augment.center_crop(frames, 32), frames[:, :, 8:40])
