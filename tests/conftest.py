@@ -1,6 +1,9 @@
 """Shared by all tests: a CPU with 8 simulated devices, and where the larger reference data lies."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 # Before jax starts: the tests of sharding need several devices, and none needs an accelerator.
@@ -8,6 +11,13 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
+# Many tests and the runs that they start compile the same programs: once is enough.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    cache = tempfile.mkdtemp(prefix="vmae-jax-cache-")
+    atexit.register(shutil.rmtree, cache, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import pytest
 

@@ -13,8 +13,11 @@ from typing import Any
 import ml_collections
 
 
-class ConfigError(ValueError):
-    """A setting that cannot work; the message names the key, its value and what is allowed."""
+class ConfigError(Exception):
+    """A setting that cannot work; the message names the key, its value and what is allowed.
+
+    Not a ValueError: the flag library would turn that into a traceback.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,12 +153,18 @@ class DataConfig:
     max_bad_fraction: float = 0.01  # of the data set's records; more distinct bad ones end the run
 
     def __post_init__(self):
-        _check(bool(self.dataset), "data.dataset", self.dataset, "a dataset directory or 'synthetic'")
+        _check(
+            bool(self.dataset), "data.dataset", self.dataset, "a dataset directory or 'synthetic'"
+        )
         for key in ("batch_size", "views", "stride", "threads", "prefetch"):
             _check(getattr(self, key) >= 1, f"data.{key}", getattr(self, key), "at least 1")
         _check(self.workers >= 0, "data.workers", self.workers, "0 or more")
-        _check(0 <= self.max_bad_fraction <= 1, "data.max_bad_fraction", self.max_bad_fraction,
-               "a share in [0, 1]")
+        _check(
+            0 <= self.max_bad_fraction <= 1,
+            "data.max_bad_fraction",
+            self.max_bad_fraction,
+            "a share in [0, 1]",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,9 +267,17 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.model.update(variant="tiny", patch_size=patch, image_size=4 * patch, num_frames=8)
     config.model.dtype = "float32"
     config.data.update(dataset="synthetic", batch_size=8, views=2, threads=2, workers=0)
+    config.optim.warmup_epochs = 0.25
     config.train.update(steps=6, log_every=2, checkpoint_every=3, picture_every=0)
     config.mesh.update(data=-1, fsdp=1, tensor=1)
     return config
+
+
+def recipe(config: ml_collections.ConfigDict, arg: str) -> ml_collections.ConfigDict:
+    """Ends a recipe: applies what follows the colon in --config=FILE.py:smoke."""
+    if arg not in ("", "smoke"):
+        raise ConfigError(f"recipe argument {arg!r}: expected 'smoke' or nothing")
+    return smoke(config) if arg == "smoke" else config
 
 
 def from_config_dict(config: Mapping[str, Any]) -> Config:
@@ -280,10 +297,12 @@ def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
         if key not in fields:
             close = difflib.get_close_matches(key, fields, n=1)
             hint = f"did you mean '{prefix}{close[0]}'? " if close else ""
-            raise ConfigError(f"config.{prefix}{key}: no such setting; {hint}there are "
-                              f"{', '.join(fields)}")
-    return cls(**{key: _typed(fields[key].type, value, prefix + key)
-                  for key, value in values.items()})
+            raise ConfigError(
+                f"config.{prefix}{key}: no such setting; {hint}there are {', '.join(fields)}"
+            )
+    return cls(
+        **{key: _typed(fields[key].type, value, prefix + key) for key, value in values.items()}
+    )
 
 
 def _typed(expected: type, value: Any, key: str) -> Any:
@@ -294,8 +313,9 @@ def _typed(expected: type, value: Any, key: str) -> Any:
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not expected:
-        raise ConfigError(f"config.{key} = {value!r}: expected {expected.__name__}, "
-                          f"found {type(value).__name__}")
+        raise ConfigError(
+            f"config.{key} = {value!r}: expected {expected.__name__}, found {type(value).__name__}"
+        )
     return value
 
 
@@ -304,7 +324,9 @@ def to_dict(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple]:
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
+) -> dict[str, tuple]:
     """Settings that differ between two `to_dict` results: {key: (old, new)}."""
     found = {}
     for key in {**old, **new}:

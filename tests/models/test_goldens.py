@@ -83,7 +83,7 @@ def test_loss_and_every_gradient(golden):
 
     loss, grads = jax.jit(jax.value_and_grad(loss_fn))(params)
     assert abs(float(loss) - float(io["loss_f64"])) < 2e-6
-    flat = {rules._path(p): np.asarray(g) for p, g in jax.tree.leaves_with_path(grads)}
+    flat = {rules.path_name(p): np.asarray(g) for p, g in jax.tree.leaves_with_path(grads)}
 
     def gradient(name):
         place = rules.locate(name)

@@ -62,7 +62,9 @@ def test_rematerialisation_changes_no_gradient(remat):
         return jax.jit(jax.grad(loss))(nnx.to_pure_dict(state))
 
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), gradients("none"), gradients(remat)
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        gradients("none"),
+        gradients(remat),
     )
 
 

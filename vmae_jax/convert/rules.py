@@ -105,7 +105,7 @@ def from_torch(
             raise ConversionError(f"{path}: layers {missing} are missing from the checkpoint")
         single[path] = np.stack([layers[i] for i in range(len(layers))])
 
-    wanted = {_path(p): x for p, x in jax.tree.leaves_with_path(like)}
+    wanted = {path_name(p): x for p, x in jax.tree.leaves_with_path(like)}
     problems = [f"missing {path}" for path in sorted(wanted.keys() - single.keys())]
     problems += [f"unexpected {path}" for path in sorted(single.keys() - wanted.keys())]
     problems += [
@@ -116,9 +116,9 @@ def from_torch(
     if problems:
         raise ConversionError("weights do not fit the model: " + "; ".join(problems))
     return jax.tree.map_with_path(
-        lambda p, x: single[_path(p)].reshape(x.shape).astype(x.dtype), like
+        lambda p, x: single[path_name(p)].reshape(x.shape).astype(x.dtype), like
     )
 
 
-def _path(path: tuple) -> str:
+def path_name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")

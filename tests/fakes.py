@@ -1,0 +1,59 @@
+"""A stand-in for the data pipeline: random clips in an order that depends on the position alone."""
+
+import dataclasses
+
+import numpy as np
+
+from vmae_jax.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
+from vmae_jax.tasks.pretrain import Pretrain
+
+TINY = Config(
+    model=ModelConfig(variant="tiny", image_size=32, num_frames=8, dtype="float32"),
+    data=DataConfig(dataset="fake", batch_size=8, views=1),
+    optim=OptimConfig(base_lr=3e-2, warmup_epochs=0.125, clip_norm=1.0),
+    train=TrainConfig(steps=5, log_every=1, checkpoint_every=100, picture_every=0),
+)
+
+
+def with_settings(config: Config, **groups) -> Config:
+    """A copy with some settings changed: with_settings(c, train={"steps": 3})."""
+    return dataclasses.replace(
+        config,
+        **{
+            name: dataclasses.replace(getattr(config, name), **values)
+            if isinstance(values, dict)
+            else values
+            for name, values in groups.items()
+        },
+    )
+
+
+class FakeStream:
+    num_videos = 64
+    bad_records = 0
+
+    def __init__(self, config: Config, start: int, fingerprint: str = "fake"):
+        self.config, self.position, self.fingerprint = config, start, fingerprint
+
+    def example(self, i: int) -> np.ndarray:
+        model = self.config.model
+        shape = (self.config.data.views, model.num_frames, model.image_size, model.image_size, 3)
+        return np.random.default_rng(i % self.num_videos).integers(0, 256, shape, np.uint8)
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        size = self.config.data.batch_size
+        videos = [self.example(i) for i in range(self.position, self.position + size)]
+        self.position += size
+        return {"video": np.concatenate(videos), "record": np.arange(size)}
+
+    def close(self) -> None:
+        pass
+
+
+class FakeDataTask(Pretrain):
+    """Pre-training on fake clips; `spoil` maps a step to what its batch is replaced by."""
+
+    fingerprint = "fake"
+
+    def data(self, start: int, process: int, processes: int) -> FakeStream:
+        return FakeStream(self.config, start, self.fingerprint)

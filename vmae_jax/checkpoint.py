@@ -1,0 +1,97 @@
+"""Atomic, asynchronous checkpoints: the state as a plain tree, and what is needed to go on."""
+
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+PACKAGES = ("vmae_jax", "jax", "flax", "optax", "orbax-checkpoint", "grain")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be used; the message says which, why and what to do."""
+
+
+class Checkpoints:
+    """The checkpoints of one run: `directory/<step>/{state,meta}`.
+
+    Orbax writes to a temporary name and renames, so a run killed at any moment leaves either a
+    whole checkpoint or none.
+    """
+
+    def __init__(self, directory: str, keep: int = 2):
+        self.directory = epath.Path(directory)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, enable_async_checkpointing=True, create=True
+        )
+        self._manager = ocp.CheckpointManager(
+            self.directory, item_names=("state", "meta"), options=options
+        )
+
+    def latest(self) -> int | None:
+        """The last whole checkpoint's step, or None."""
+        return self._manager.latest_step()
+
+    def path(self, step: int) -> str:
+        return str(self.directory / str(step))
+
+    def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:
+        """Starts saving; the state may be donated to the next step as soon as this returns."""
+        if step in self._manager.all_steps():
+            return
+        meta = json.loads(json.dumps(dict(meta) | {"versions": versions()}))
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
+            ),
+        )
+
+    def meta(self, step: int) -> dict[str, Any]:
+        try:
+            return self._manager.restore(
+                step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
+            )["meta"]
+        except Exception as error:
+            raise self._broken(step, error) from error
+
+    def restore(self, step: int, like: Any) -> Any:
+        """The state of `step` with the structure, dtypes and shardings of `like`.
+
+        `like` holds `jax.ShapeDtypeStruct`s; its shardings may be of another mesh than the one
+        that saved.
+        """
+        try:
+            return self._manager.restore(
+                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like))
+            )["state"]
+        except Exception as error:
+            raise self._broken(step, error) from error
+
+    def _broken(self, step: int, error: Exception) -> CheckpointError:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        others = [s for s in self._manager.all_steps() if s != step]
+        advice = f"delete it to continue from step {max(others)}" if others else "use a new workdir"
+        return CheckpointError(f"{self.path(step)}: cannot be restored ({reason[:300]}); {advice}")
+
+    def wait(self) -> None:
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def abstract(tree: Any, shardings: Any) -> Any:
+    """ShapeDtypeStructs of a tree (abstract or not) with the given shardings."""
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
+    )
+
+
+def versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in PACKAGES}

@@ -1,0 +1,127 @@
+"""Runs a recipe: python -m vmae_jax.main --config=configs/quickstart.py [--workdir=runs/mine]
+
+Any setting can be changed on the command line, as in --config.data.dataset=DIR or
+--config.train.steps=500, and `--config=FILE.py:smoke` shrinks a recipe to seconds on a CPU. The
+same command continues a run that was stopped or killed.
+
+Exit status: 0 finished, 1 an error (one line says which), 143 or 130 stopped by SIGTERM or Ctrl-C
+after saving.
+"""
+
+import dataclasses
+import logging
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from vmae_jax import config as config_lib
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Recipe to run, such as configs/quickstart.py or configs/vitb_tiktok.py:smoke."
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run's checkpoints, metrics and pictures [runs/<recipe's name>]."
+)
+
+
+def default_workdir(config_flag: str) -> str:
+    """configs/quickstart.py:smoke -> runs/quickstart-smoke."""
+    path, _, argument = config_flag.partition(":")
+    return os.path.join("runs", "-".join(filter(None, [Path(path).stem, argument])))
+
+
+def make_task(config: config_lib.Config):
+    from vmae_jax.tasks.pretrain import Pretrain
+
+    return {"pretrain": Pretrain}[config.task](config)
+
+
+def with_dataset(config: config_lib.Config, workdir: str) -> config_lib.Config:
+    """Makes the embedded data set where the recipe asks for it, and names its folder."""
+    if config.data.dataset != "synthetic":
+        return config
+    from vmae_jax.data import synthetic
+
+    directory = synthetic.prepare(os.path.join(workdir, "synthetic"))
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, dataset=directory))
+
+
+def is_cluster() -> bool:
+    """Whether the environment says that several processes form one job."""
+    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    return bool(os.environ.get("JAX_COORDINATOR_ADDRESS")) or "," in hosts
+
+
+def summary(result, workdir: str, command: str) -> str:
+    """The last words of a run: where everything is, and what to type next."""
+    if result.signal:
+        head = f"Stopped at step {result.step} of {result.steps} and saved. The same command continues it:"
+        return f"\n{head}\n  {command}"
+    state = "was already done" if result.already_done else "is done"
+    lines = [f"\nThe run {state}: step {result.step} of {result.steps}."]
+    lines += [f"  checkpoint   {result.checkpoint}"]
+    lines += [f"  metrics      {os.path.join(workdir, 'metrics.jsonl')}"]
+    lines += [f"  tensorboard  {os.path.join(workdir, 'tensorboard')}"]
+    lines += [f"  picture      {path}" for path in result.pictures[-1:]]
+    lines += ["Next:", f"  tensorboard --logdir={shlex.quote(workdir)}"]
+    lines += ["  python -m vmae_jax.data.build --videos=YOUR_VIDEOS --out=YOUR_DATASET"]
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; settings go as --config.KEY=VALUE")
+    absl_logging.use_absl_handler()
+    absl_logging.set_verbosity(absl_logging.INFO)
+    logging.getLogger("absl").setLevel(logging.WARNING)  # orbax and jax speak through it
+    recipe = config_flags.get_config_filename(flags.FLAGS["config"])
+    workdir = _WORKDIR.value or default_workdir(recipe)
+    config = config_lib.from_config_dict(_CONFIG.value)
+
+    import jax
+
+    from vmae_jax import train
+
+    if is_cluster():
+        jax.distributed.initialize()
+    devices = jax.devices()
+    print(
+        f"{config.task} {config.model.variant} on {len(devices)} x {devices[0].device_kind}, "
+        f"workdir {workdir}",
+        flush=True,
+    )
+    config = with_dataset(config, workdir)
+    result = train.train(config, make_task(config), os.path.abspath(workdir))
+    command = "python -m vmae_jax.main " + shlex.join(sys.argv[1:])
+    if jax.process_index() == 0:
+        print(summary(result, workdir, command))
+    if result.signal:
+        sys.exit(128 + result.signal)
+
+
+def cli() -> None:
+    """Runs `main`; an error that the user can mend ends in one line."""
+    from vmae_jax.checkpoint import CheckpointError
+    from vmae_jax.data.pipeline import TooManyBadRecords
+    from vmae_jax.data.records import DatasetError, RecordError, ShardError
+    from vmae_jax.train import DivergedError
+
+    known = (
+        config_lib.ConfigError, DatasetError, ShardError, RecordError, TooManyBadRecords,
+        CheckpointError, DivergedError, OSError,
+    )  # fmt: skip
+    flags.mark_flag_as_required("config")
+    try:
+        app.run(main)
+    except known as error:
+        print(f"\nerror: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    cli()

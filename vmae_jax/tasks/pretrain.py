@@ -1,0 +1,107 @@
+"""Masked pre-training: reconstruct the hidden patches that the decoder is asked for."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from vmae_jax import viz
+from vmae_jax.config import Config, MaskConfig
+from vmae_jax.data import pipeline
+from vmae_jax.models import layers, mae, masking
+
+PICTURE_CLIPS = 4
+
+
+class Pretrain:
+    """The task of VideoMAE V2's first stage; see `train.Task` for the interface."""
+
+    inputs = ("video",)
+
+    def __init__(self, config: Config):
+        self.config = config
+        model = nnx.eval_shape(lambda: mae.MaskedAutoencoder(config.model, rngs=nnx.Rngs(0)))
+        self._graphdef, _ = nnx.split(model)
+        self.flops_per_clip = mae.forward_flops(config.model, config.mask)
+        self._reconstruct = jax.jit(self.reconstruct)
+
+    def init(self, key: jax.Array) -> dict[str, Any]:
+        """Fresh parameters as a nested dict of float32 arrays."""
+        model = mae.MaskedAutoencoder(self.config.model, rngs=nnx.Rngs(key))
+        return nnx.to_pure_dict(nnx.split(model)[1])
+
+    def model(self, params: dict[str, Any]) -> mae.MaskedAutoencoder:
+        return nnx.merge(self._graphdef, params)
+
+    def patches(self, video: jax.Array) -> jax.Array:
+        """uint8 [B, T, height, width, 3] -> uint8 [B, N, P]."""
+        return layers.patchify(video, self.config.model.tubelet_size, self.config.model.patch_size)
+
+    def loss_fn(
+        self, params: dict[str, Any], batch: dict[str, jax.Array], key: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """batch["video"]: uint8 [B, T, height, width, 3] -> mean loss, tokens it is the mean of."""
+        patches = self.patches(batch["video"])
+        masks = masking.draw(key, patches.shape[0], self.config.model.grid, self.config.mask)
+        return mae.reconstruction_loss(
+            self.model(params), patches, masks, self.config.normalize_target
+        )
+
+    def data(self, start: int, process: int, processes: int) -> pipeline.ClipStream:
+        return pipeline.open_clips(
+            self.config, process_index=process, process_count=processes, start=start
+        )
+
+    def reconstruct(
+        self, params: dict[str, Any], video: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """What the encoder sees of uint8 videos [B, T, height, width, 3], and its guess of the rest.
+
+        Every hidden token is decoded, whatever the decoder's mask in training. Normalised
+        predictions get the true patch's mean and deviation back: the picture shows the guessed
+        structure, not guessed brightness.
+
+        Returns:
+          Two float32 videos in [0, 1]: hidden patches grey, hidden patches guessed.
+        """
+        config = self.config.model
+        patches = self.patches(video)
+        everything = MaskConfig(self.config.mask.encoder, self.config.mask.encoder_ratio, "none")
+        masks = masking.draw(key, video.shape[0], config.grid, everything)
+        guess = self.model(params)(patches, masks).astype(jnp.float32)
+        tokens = mae.predicted_tokens(masks)
+        pixels = mae.targets(patches, normalize=False)
+        if self.config.normalize_target:
+            mean, std = mae.patch_statistics(layers.gather_tokens(pixels, tokens))
+            guess = (guess.reshape(*guess.shape[:-1], -1, 3) * (std + 1e-6) + mean).reshape(
+                guess.shape
+            )
+
+        def with_hidden(values: jax.Array | float) -> jax.Array:
+            filled = jax.vmap(lambda p, t, v: p.at[t].set(v))(
+                pixels, tokens, jnp.broadcast_to(values, guess.shape)
+            )
+            return layers.unpatchify(filled, config.grid, config.tubelet_size, config.patch_size)
+
+        return with_hidden(0.5), jnp.clip(with_hidden(guess), 0, 1)
+
+    def pictures(
+        self, params: dict[str, Any], stream: pipeline.ClipStream
+    ) -> dict[str, np.ndarray]:
+        """Reconstructions of the same clips with the same masks at every call: RGB uint8."""
+        video = np.stack([stream.example(i)[0] for i in range(PICTURE_CLIPS)])
+        masked, guess = jax.device_get(
+            self._reconstruct(params, video, jax.random.key(self.config.seed))
+        )
+        restored = (
+            "guessed patches carry the true patch's mean and deviation"
+            if self.config.normalize_target
+            else "guessed patches are as predicted"
+        )
+        caption = (
+            f"{self.config.mask.encoder_ratio:.0%} of the patches hidden "
+            f"({self.config.mask.encoder} masking); {restored}"
+        )
+        return {"reconstruction": viz.reconstruction_sheet(video, masked, guess, caption)}

@@ -1,0 +1,399 @@
+"""The loop: restore or start, step, log, save, show pictures, stop cleanly. It knows no model.
+
+State is the plain tree {step, params, opt_state[, ema_params]}. Everything random in a step comes
+from (seed, step) and the data position is one integer, so a run that was killed goes on exactly as
+if it had not been.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from etils import epath
+from jax.sharding import Mesh
+
+from vmae_jax import checkpoint, metrics, optim, sharding
+from vmae_jax.config import Config, ConfigError, differences, to_dict
+
+STEPS_IN_FLIGHT = 2  # steps the host may run ahead of the device
+
+# Changed on resume, these would give other shapes, another order of data or other masks.
+FIXED_SETTINGS = ("seed", "task", "model.", "mask.", "data.batch_size", "data.views")
+
+
+class DivergedError(RuntimeError):
+    """Too many steps in a row without a finite loss and gradient."""
+
+
+class Stream(Protocol):
+    """Batches of this process in an order that depends on the seed alone (`data.pipeline`)."""
+
+    fingerprint: str
+    num_videos: int
+    bad_records: int
+
+    def __next__(self) -> dict[str, np.ndarray]: ...
+    def close(self) -> None: ...
+
+
+class Task(Protocol):
+    """What is optimised."""
+
+    inputs: tuple[str, ...]  # the entries of a batch that go to the device
+    flops_per_clip: float  # of the forward pass
+
+    def init(self, key: jax.Array) -> Any: ...
+    def loss_fn(self, params: Any, batch: dict, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Mean loss, and the weight of that mean when micro-batches are put together."""
+
+    def data(self, start: int, process: int, processes: int) -> Stream: ...
+    def pictures(self, params: Any, stream: Stream) -> dict[str, np.ndarray]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a run ended."""
+
+    step: int
+    steps: int
+    checkpoint: str
+    pictures: tuple[str, ...]
+    already_done: bool = False
+    signal: int = 0  # that stopped it early; 0 = none
+
+
+class Preemption:
+    """Notes SIGTERM and SIGINT, so that the loop can save before it exits."""
+
+    def __init__(self):
+        self.signal = 0  # none yet
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator["Preemption"]:
+        def note(number: int, frame: Any) -> None:
+            if self.signal:  # asked twice: the user does not want to wait
+                raise KeyboardInterrupt
+            self.signal = number
+            logging.warning("%s: saving after this step", signal.Signals(number).name)
+
+        old = {n: signal.signal(n, note) for n in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield self
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+
+def every(step: int, interval: int, last: int) -> bool:
+    """Whether something due each `interval` steps (0 = never) and after the last one is due now."""
+    return step == last or (interval > 0 and step % interval == 0)
+
+
+def total_steps(config: Config, num_videos: int) -> int:
+    """Whole epochs are cut to whole batches, as the reference does."""
+    if config.train.steps:
+        return config.train.steps
+    return max(1, int(config.train.epochs * (num_videos / config.data.batch_size)))
+
+
+def make_init(config: Config, task: Task, tx: optax.GradientTransformation) -> Callable:
+    """init(key) -> state. Jitted with out_shardings, no model ever sits on one device."""
+
+    def init(key: jax.Array) -> dict[str, Any]:
+        params = task.init(key)
+        state = {"step": jnp.zeros((), jnp.int32), "params": params, "opt_state": tx.init(params)}
+        if config.optim.ema_decay:
+            state["ema_params"] = params
+        return state
+
+    return init
+
+
+def make_step(config: Config, task: Task, tx: optax.GradientTransformation) -> Callable:
+    """step(state, batch) -> (state, metrics): one update, or none where it is not finite."""
+    micro_batches = config.optim.accumulate
+
+    def gradients(params: Any, batch: dict, key: jax.Array) -> tuple[jax.Array, Any]:
+        grad_fn = jax.value_and_grad(task.loss_fn, has_aux=True)
+        if micro_batches == 1:
+            (loss, _), grads = grad_fn(params, batch, key)
+            return loss, grads
+
+        def split(x: jax.Array) -> jax.Array:  # strided, so that every device keeps its rows
+            return x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1)
+
+        def accumulate(total: Any, part: tuple[jax.Array, dict]) -> tuple[Any, None]:
+            index, rows = part
+            (loss, weight), grads = grad_fn(params, rows, jax.random.fold_in(key, index))
+            update = jax.tree.map(lambda x: x * weight, (loss, grads))
+            return jax.tree.map(jnp.add, total, (*update, weight)), None
+
+        zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params), jnp.zeros(()))
+        parts = (jnp.arange(micro_batches), jax.tree.map(split, batch))
+        (loss, grads, weight), _ = jax.lax.scan(accumulate, zero, parts)
+        return jax.tree.map(lambda x: x / jnp.maximum(weight, 1), (loss, grads))
+
+    def step(state: dict[str, Any], batch: dict) -> tuple[dict[str, Any], dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.key(config.seed), state["step"])
+        loss, grads = gradients(state["params"], batch, key)
+        norm = optax.tree.norm(grads)
+        updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
+        new = {"params": optax.apply_updates(state["params"], updates), "opt_state": opt_state}
+        if config.optim.ema_decay:
+            new["ema_params"] = optax.incremental_update(
+                new["params"], state["ema_params"], 1 - config.optim.ema_decay
+            )
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, {k: state[k] for k in new})
+        new["step"] = state["step"] + 1
+        return new, {"loss": loss, "grad_norm": norm, "skipped": ~finite}
+
+    return step
+
+
+def check_resume(config: Config, meta: dict[str, Any], fingerprint: str, path: str) -> None:
+    """Raises unless the checkpoint's run is this run; says which harmless settings changed."""
+    changed = differences(meta["config"], to_dict(config))
+    fixed = {k: v for k, v in changed.items() if k.startswith(FIXED_SETTINGS)}
+    if fixed:
+        listed = ", ".join(f"{k}: {old!r} -> {new!r}" for k, (old, new) in fixed.items())
+        raise ConfigError(
+            f"{path} was made with other settings ({listed}); set them back to continue, "
+            "or use a new --workdir to start afresh"
+        )
+    if meta["fingerprint"] != fingerprint:
+        raise ConfigError(
+            f"{path} was trained on data with fingerprint {meta['fingerprint']} "
+            f"({meta['config']['data']['dataset']}), but {config.data.dataset} has {fingerprint}; "
+            "give the same data to continue, or use a new --workdir to start afresh"
+        )
+    for key, (old, new) in changed.items():
+        logging.warning("config.%s changed since the checkpoint: %r -> %r", key, old, new)
+
+
+class Meter:
+    """Turns finished steps into logged numbers, and counts skipped ones.
+
+    At most STEPS_IN_FLIGHT steps are pending: reading an older step's numbers waits for it, which
+    keeps the host from running away from the device.
+    """
+
+    def __init__(self, config: Config, clips: int, flops_per_clip: float):
+        self._limit, self._clips = config.train.max_skipped, clips
+        peak = metrics.peak_flops(jax.devices()[0])
+        # Forward and backward: three times the forward's products.
+        self._flops = 3 * flops_per_clip / (peak * jax.device_count()) if peak else None
+        self._pending: deque[dict[str, jax.Array]] = deque()
+        self._in_a_row, self.skipped = 0, 0
+        self.restart()
+
+    def restart(self) -> None:
+        self._began, self._steps, self.waited = time.perf_counter(), 0, 0.0
+
+    def add(self, step_metrics: dict[str, jax.Array]) -> None:
+        self._pending.append(step_metrics)
+        self._steps += 1
+        if len(self._pending) > STEPS_IN_FLIGHT:
+            self._retire()
+
+    def drain(self) -> dict[str, float]:
+        """Waits for every pending step; the last one's numbers."""
+        last = {}
+        while self._pending:
+            last = self._retire()
+        return last
+
+    def _retire(self) -> dict[str, float]:
+        values = {k: v.item() for k, v in jax.device_get(self._pending.popleft()).items()}
+        skipped = values.pop("skipped")
+        self.skipped += skipped
+        self._in_a_row = self._in_a_row + 1 if skipped else 0
+        if self._in_a_row > self._limit:
+            raise DivergedError(
+                f"{self._in_a_row} steps in a row had no finite loss and gradient "
+                f"(loss {values['loss']}, gradient norm {values['grad_norm']}); lower "
+                "optim.base_lr, set optim.clip_norm or look at the data"
+            )
+        return values
+
+    def speed(self) -> dict[str, float]:
+        """Clips per second and the share of time spent waiting for data, since `restart`."""
+        spent = time.perf_counter() - self._began
+        rate = self._steps * self._clips / spent
+        numbers = {"clips_per_second": rate, "data_wait": self.waited / spent}
+        if self._flops:
+            numbers["mfu"] = rate * self._flops
+        self.restart()
+        return numbers
+
+
+def train(config: Config, task: Task, workdir: str) -> Result:
+    """Runs or continues a run in `workdir` until its last step or a signal."""
+    workdir_path = epath.Path(workdir)
+    mesh = sharding.make_mesh(config.mesh)
+    clips = config.data.batch_size * config.data.views
+    sharding.check_batch("data.batch_size * data.views", clips // config.optim.accumulate, mesh)
+
+    with contextlib.ExitStack() as stack:
+        checkpoints = checkpoint.Checkpoints(
+            str(workdir_path / "checkpoints"), config.train.keep_checkpoints
+        )
+        stack.callback(checkpoints.close)
+        start = checkpoints.latest()
+        meta = checkpoints.meta(start) if start is not None else {"examples": 0}
+        stream = task.data(meta["examples"], jax.process_index(), jax.process_count())
+        stack.callback(stream.close)
+        steps = total_steps(config, stream.num_videos)
+        schedule = optim.learning_rate(
+            config.optim, config.data.batch_size, steps, stream.num_videos / config.data.batch_size
+        )
+        tx = optim.optimizer(config.optim, schedule)
+        init = make_init(config, task, tx)
+        shapes = jax.eval_shape(init, jax.random.key(config.seed))
+        shardings = sharding.tree_shardings(shapes, mesh)
+        if start is None:
+            start = 0
+            logging.info("%s: starting from scratch, %d steps", workdir, steps)
+            state = jax.jit(init, out_shardings=shardings)(jax.random.key(config.seed))
+        else:
+            check_resume(config, meta, stream.fingerprint, checkpoints.path(start))
+            logging.info("%s: continuing from step %d of %d", workdir, start, steps)
+            if start < steps:
+                state = checkpoints.restore(start, checkpoint.abstract(shapes, shardings))
+
+        pictures = workdir_path / "pictures"
+        if start >= steps:
+            found = tuple(sorted(str(p) for p in pictures.glob("*.png")))
+            path = checkpoints.path(start)
+            return Result(start, steps, path, found, already_done=True)
+
+        step_fn = jax.jit(
+            make_step(config, task, tx),
+            donate_argnums=0,
+            out_shardings=(shardings, sharding.replicated(mesh)),
+        )
+        run = Run(config, task, stream, checkpoints, mesh, schedule, pictures, steps)
+        terminal = metrics.TerminalWriter(config.task, start, steps)
+        writer = metrics.MultiWriter(
+            [
+                terminal,
+                metrics.JsonlWriter(str(workdir_path / "metrics.jsonl"), start),
+                metrics.TensorBoardWriter(str(workdir_path / "tensorboard"), start),
+            ]
+            if jax.process_index() == 0
+            else []
+        )
+        stack.callback(writer.close)
+        preemption = stack.enter_context(Preemption().watch())
+        return run.loop(state, start, step_fn, writer, terminal.advance, preemption)
+
+
+@dataclasses.dataclass
+class Run:
+    """What the loop works with."""
+
+    config: Config
+    task: Task
+    stream: Stream
+    checkpoints: checkpoint.Checkpoints
+    mesh: Mesh
+    schedule: optim.Schedule
+    pictures: epath.Path
+    steps: int
+
+    def save(self, step: int, state: Any) -> None:
+        meta = {
+            "examples": step * self.config.data.batch_size,
+            "config": to_dict(self.config),
+            "fingerprint": self.stream.fingerprint,
+        }
+        self.checkpoints.save(step, state, meta)
+
+    def next_batch(self) -> dict[str, jax.Array]:
+        batch = next(self.stream)
+        return sharding.shard_batch({k: batch[k] for k in self.task.inputs}, self.mesh)
+
+    def draw(self, step: int, state: Any, writer: metrics.MetricWriter) -> tuple[str, ...]:
+        images = self.task.pictures(state.get("ema_params", state["params"]), self.stream)
+        if jax.process_index() != 0:
+            return ()
+        writer.write_images(step, images)
+        return tuple(_write_png(self.pictures / f"{n}_{step:07}.png", i) for n, i in images.items())
+
+    def scalars(self, step: int, meter: Meter) -> dict[str, float]:
+        """What is logged after `step`, in the order in which it is written."""
+        return {
+            **meter.drain(),
+            "lr": float(self.schedule(step - 1)),
+            **meter.speed(),
+            "bad_records": self.stream.bad_records,
+            "skipped": meter.skipped,
+        }
+
+    def loop(
+        self,
+        state: dict[str, Any],
+        start: int,
+        step_fn: Callable,
+        writer: metrics.MetricWriter,
+        advance: Callable[[int], None],
+        preemption: Preemption,
+    ) -> Result:
+        config, steps, paths = self.config.train, self.steps, ()
+        clips = self.config.data.batch_size * self.config.data.views
+        meter = Meter(self.config, clips, self.task.flops_per_clip)
+        batch = self.next_batch()
+        step = start
+        while step < steps and not preemption.signal:
+            with jax.transfer_guard("disallow"):  # a hidden transfer would stall every step
+                state, step_metrics = step_fn(state, batch)
+            step += 1
+            meter.add(step_metrics)
+            failure = None
+            if step < steps:  # fetched while the device works on the step above
+                asked = time.perf_counter()
+                try:
+                    batch = self.next_batch()
+                except Exception as error:  # log and keep what was learned, then fail
+                    failure = error
+                meter.waited += time.perf_counter() - asked
+            try:
+                if every(step, config.log_every, steps):
+                    writer.write_scalars(step, self.scalars(step, meter))
+                elif step == start + 1:  # the first step compiles and says nothing about speed
+                    meter.drain()
+                    meter.restart()
+            except DivergedError as error:
+                self.checkpoints.wait()
+                latest = self.checkpoints.latest()
+                last = self.checkpoints.path(latest) if latest is not None else "none"
+                raise DivergedError(f"step {step}: {error}; last good checkpoint: {last}") from None
+            advance(step)
+            stopping = bool(preemption.signal or failure)
+            if stopping or every(step, config.checkpoint_every, steps):
+                self.save(step, state)
+            if failure:
+                raise failure
+            if every(step, config.picture_every, steps) and not stopping:
+                paths = self.draw(step, state, writer)
+        writer.flush()
+        self.checkpoints.wait()
+        path = self.checkpoints.path(self.checkpoints.latest())
+        return Result(step, steps, path, paths, signal=preemption.signal)
+
+
+def _write_png(path: epath.Path, image: np.ndarray) -> str:
+    import cv2
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
+    return str(path)

@@ -1,0 +1,42 @@
+"""Pictures of what a model sees and guesses."""
+
+import numpy as np
+
+FRAMES = 4  # shown of each clip
+ROWS = ("original", "masked", "reconstructed")
+
+
+def reconstruction_sheet(
+    video: np.ndarray, masked: np.ndarray, guess: np.ndarray, caption: str
+) -> np.ndarray:
+    """Clips under one another, each as original | masked | reconstructed over several frames.
+
+    Args:
+      video: uint8 [B, T, height, width, 3].
+      masked: float [B, T, height, width, 3] in [0, 1], hidden patches grey.
+      guess: the same with hidden patches guessed.
+      caption: one line on how to read it.
+
+    Returns:
+      The sheet as RGB uint8 [height, width, 3].
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = np.linspace(0, video.shape[1] - 1, FRAMES).round().astype(int)
+    clips = [[v[b, shown] for v in (video / 255, masked, guess)] for b in range(len(video))]
+    figure = Figure(figsize=(2.2 * FRAMES * len(ROWS) / 2, 1.2 * len(clips) + 0.9), dpi=110)
+    canvas = FigureCanvasAgg(figure)
+    columns = figure.subplots(
+        len(clips), len(ROWS), squeeze=False, gridspec_kw={"wspace": 0.03, "hspace": 0.05}
+    )
+    for row, clip in zip(columns, clips, strict=True):
+        for axis, frames in zip(row, clip, strict=True):
+            axis.imshow(np.concatenate(list(frames), axis=1), interpolation="nearest")
+            axis.set_axis_off()
+    for axis, title in zip(columns[0], ROWS, strict=True):
+        axis.set_title(title, fontsize=10)
+    figure.text(0.5, 0.03, f"{caption}. Frames {', '.join(map(str, shown))}.", ha="center", size=8)
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.92, bottom=0.08)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
