@@ -8,6 +8,7 @@ process takes its slice of every global batch at the very end. So an element dep
 import dataclasses
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -96,13 +97,19 @@ def _collate(elements: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-class _DieWithParent:
-    """Ends a decoding process whose parent was killed: nobody else would."""
+class _FollowParent:
+    """Ties a decoding process to its parent: it ends when the parent closes it or is gone.
+
+    Signals that a scheduler or a terminal sends to the whole group are left to the parent, which
+    may still need a batch to reach the step where it saves.
+    """
 
     def __init__(self):
         self._parent = os.getpid()
 
     def __call__(self, worker: int, workers: int) -> None:
+        for stop in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(stop, signal.SIG_IGN)
         threading.Thread(target=self._watch, daemon=True, name="parent-watch").start()
 
     def _watch(self) -> None:
@@ -120,7 +127,7 @@ def _batches(local: grain.MapDataset, batch_size: int, data: DataConfig) -> grai
         decoded = local.to_iter_dataset(grain.ReadOptions(data.threads, 2 * data.threads))
         each = -(-ahead // data.workers)
         options = grain.multiprocessing.MultiprocessingOptions(data.workers, each)
-        decoded = decoded.mp_prefetch(options, worker_init_fn=_DieWithParent())
+        decoded = decoded.mp_prefetch(options, worker_init_fn=_FollowParent())
     else:
         decoded = local.to_iter_dataset(grain.ReadOptions(data.threads, ahead))
     batched = decoded.batch(batch_size, drop_remainder=True, batch_fn=_collate)

@@ -1,0 +1,243 @@
+"""The stream of clips: one order for any number of processes, exact resume, bad records."""
+
+import collections
+import dataclasses
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_dataset import clip, write_dataset
+
+from vmae_jax.config import Config, ConfigError, DataConfig, MaskConfig, ModelConfig
+from vmae_jax.data.pipeline import ClipStream, TooManyBadRecords, open_clips
+from vmae_jax.data.records import DatasetError, ShardError, open_dataset
+
+VIDEOS, BATCH, VIEWS, FRAMES, SIZE = 23, 8, 2, 4, 16
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> str:
+    payloads = [dataclasses.replace(clip(), id=f"clip{i}").serialize() for i in range(VIDEOS)]
+    return write_dataset(tmp_path_factory.mktemp("videos") / "set", payloads)
+
+
+@pytest.fixture
+def damaged(tmp_path) -> str:
+    """The same videos, but 3, 4 and 11 fail: two by their checksum, one with a broken MP4."""
+    payloads = [dataclasses.replace(clip(), id=f"clip{i}").serialize() for i in range(VIDEOS)]
+    payloads[11] = dataclasses.replace(clip(), video=b"\0" * 999).serialize()
+    path = write_dataset(tmp_path / "set", payloads)
+    source = open_dataset(path).source
+    for i in (3, 4):
+        shard, place = source.locate(i)
+        data = bytearray(Path(shard).read_bytes())
+        data[int(source.indexes[source.paths.index(shard)].offsets[place]) + 50] ^= 4
+        Path(shard).write_bytes(data)
+    return path
+
+
+def config(dataset: str, seed: int = 0, **data) -> Config:
+    return Config(
+        seed=seed,
+        model=ModelConfig("tiny", image_size=SIZE, num_frames=FRAMES),
+        mask=MaskConfig(decoder="none"),
+        data=DataConfig(dataset, **{"batch_size": BATCH, "views": VIEWS, "stride": 2, **data}),
+    )
+
+
+def take(stream: ClipStream, count: int) -> dict[str, np.ndarray]:
+    """`count` batches as one."""
+    with stream:
+        batches = [next(stream) for _ in range(count)]
+    return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+
+
+def assert_equal(found: dict, expected: dict) -> None:
+    assert found.keys() == expected.keys() == {"video", "record", "bad"}
+    for key, value in expected.items():
+        np.testing.assert_array_equal(found[key], value, err_msg=key)
+
+
+def test_a_batch(dataset):
+    with open_clips(config(dataset)) as stream:
+        batch = next(stream)
+        assert stream.num_videos == VIDEOS
+        assert stream.fingerprint == open_dataset(dataset).fingerprint
+    assert batch["video"].shape == (BATCH * VIEWS, FRAMES, SIZE, SIZE, 3)
+    assert batch["video"].dtype == np.uint8
+    assert batch["record"].shape == batch["bad"].shape == (BATCH,)
+    assert batch["record"].dtype == batch["bad"].dtype == np.int64
+    views = batch["video"].reshape(BATCH, VIEWS, -1)
+    assert (views[:, 0] != views[:, 1]).any(axis=1).sum() > BATCH // 2  # a box may be drawn twice
+    # The grey level tells the frame: views of a video show the same frames.
+    levels = batch["video"].mean(axis=(2, 3, 4)).reshape(BATCH, VIEWS, FRAMES)
+    np.testing.assert_allclose(levels[:, 0], levels[:, 1], atol=3)
+
+
+def test_each_epoch_shows_every_video_once_in_another_order(dataset):
+    records = take(open_clips(config(dataset, batch_size=VIDEOS)), 3)["record"].reshape(3, VIDEOS)
+    for epoch in records:
+        assert sorted(epoch) == list(range(VIDEOS))
+    assert len({tuple(epoch) for epoch in records}) == 3
+    other = take(open_clips(config(dataset, batch_size=VIDEOS, seed=1)), 1)["record"]
+    assert tuple(other) != tuple(records[0])
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_order_does_not_depend_on_the_number_of_processes(dataset, damaged, processes):
+    for path, bad in ((dataset, 0.0), (damaged, 0.2)):
+        settings = config(path, max_bad_fraction=bad)
+        alone = take(open_clips(settings), 7)
+        parts = [
+            take(open_clips(settings, process_index=i, process_count=processes), 7)
+            for i in range(processes)
+        ]
+        together = {
+            key: np.concatenate(
+                [part[key].reshape(7, -1, *part[key].shape[1:]) for part in parts], axis=1
+            ).reshape(alone[key].shape)
+            for key in alone
+        }
+        assert_equal(together, alone)
+
+
+def test_resume_at_any_position_equals_an_uninterrupted_run(dataset):
+    settings = config(dataset, threads=3)
+    whole = take(open_clips(settings), 8)
+    for start in (1, BATCH, 13, VIDEOS, 3 * BATCH, 47):
+        rest = take(open_clips(settings, start=start), 2)
+        end = start + 2 * BATCH
+        expected = {key: value[start:end] for key, value in whole.items()}
+        expected["video"] = whole["video"][start * VIEWS : end * VIEWS]
+        assert_equal(rest, expected)
+
+
+def test_resume_with_other_processes(dataset):
+    whole = take(open_clips(config(dataset)), 4)
+    part = take(open_clips(config(dataset), process_index=1, process_count=2, start=2 * BATCH), 2)
+    half = BATCH // 2
+    expected = np.concatenate(
+        [whole["record"][2 * BATCH + half : 3 * BATCH], whole["record"][3 * BATCH + half :]]
+    )
+    np.testing.assert_array_equal(part["record"], expected)
+
+
+def test_worker_processes_give_the_same_batches_and_end_with_the_stream(damaged):
+    settings = config(damaged, max_bad_fraction=0.2, threads=2)
+    expected = take(open_clips(settings, start=BATCH), 4)
+    before = set(multiprocessing.active_children())
+    stream = open_clips(config(damaged, max_bad_fraction=0.2, threads=1, workers=2), start=BATCH)
+    first = next(stream)
+    workers = set(multiprocessing.active_children()) - before
+    assert len(workers) == 2
+    for worker in workers:  # as a scheduler does that preempts the whole group
+        os.kill(worker.pid, signal.SIGTERM)
+    rest = take(stream, 3)
+    assert set(multiprocessing.active_children()) <= before
+    assert_equal({key: np.concatenate([first[key], rest[key]]) for key in rest}, expected)
+
+
+_ENDLESS = """
+import multiprocessing, sys
+sys.path.insert(0, {tests!r})
+from test_pipeline import config, open_clips
+if __name__ == "__main__":
+    stream = open_clips(config({dataset!r}, workers=2, threads=1))
+    next(stream)
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    while True:
+        next(stream)
+"""
+
+
+def _runs(process: int) -> bool:
+    status = Path(f"/proc/{process}/stat")
+    try:
+        return status.read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
+def test_workers_die_with_a_killed_parent(dataset, tmp_path):
+    script = tmp_path / "endless.py"
+    script.write_text(_ENDLESS.format(tests=str(Path(__file__).parent), dataset=dataset))
+    parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    workers = [int(word) for word in parent.stdout.readline().split()]
+    parent.stdout.close()
+    assert len(workers) == 2
+    assert all(map(_runs, workers))
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    for _ in range(300):  # until they are gone, however slow the machine
+        if not any(map(_runs, workers)):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"processes {workers} outlive their parent")
+
+
+def test_bad_records_are_counted_logged_once_and_replaced_by_the_next(dataset, damaged, caplog):
+    with caplog.at_level(logging.WARNING), open_clips(config(damaged, max_bad_fraction=0.2)) as s:
+        batches = [next(s) for _ in range(6)]
+        bad_records = s.bad_records
+    order = take(open_clips(config(dataset)), 6)["record"].tolist()
+    replaced = {3: (5, 2), 4: (5, 1), 11: (12, 1)}  # record: who comes instead, how many were bad
+    expected = [replaced.get(record, (record, 0)) for record in order]
+    found = [(int(r), int(n)) for b in batches for r, n in zip(b["record"], b["bad"], strict=True)]
+    assert found == expected
+    assert set(bad_records) == {3, 4, 11}
+    messages = [message for message in caplog.messages if "Bad record" in message]
+    assert len(messages) == 3
+    assert any("00000-of-00003[3]: its" in m and "checksum" in m for m in messages)
+    assert any("00001-of-00003[4]: the MP4" in m for m in messages)
+
+
+def test_too_many_bad_records_end_the_run(damaged):
+    stream = open_clips(config(damaged, max_bad_fraction=0.1))
+    with stream, pytest.raises(TooManyBadRecords) as error:
+        collections.deque(stream, maxlen=0)
+    message = str(error.value)
+    assert "3 of 23 records are bad (13.04%)" in message
+    assert "max_bad_fraction = 0.1 " in message
+    for name in ("00000-of-00003[3]", "00000-of-00003[4]", "00001-of-00003[4]"):
+        assert name in message
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0])
+def test_a_data_set_without_a_good_record_ends_the_run(tmp_path, fraction):
+    path = write_dataset(tmp_path / "set", [b"no record"] * 6)
+    stream = open_clips(config(path, max_bad_fraction=fraction))
+    with stream, pytest.raises(TooManyBadRecords, match=r"of 6 records are bad.*\[0\]: not a tf"):
+        next(stream)
+
+
+def test_a_shard_that_vanishes_is_named(tmp_path):
+    path = write_dataset(tmp_path / "set", [clip().serialize()] * 9)
+    stream = open_clips(config(path))
+    for shard in Path(path).glob("*.tfrecord-*"):
+        shard.unlink()
+    with stream, pytest.raises(ShardError, match="cannot be read"):
+        next(stream)
+
+
+def test_example_is_the_element_at_a_global_position(dataset):
+    batches = take(open_clips(config(dataset)), 3)["video"]
+    with open_clips(config(dataset), process_index=1, process_count=2, start=BATCH) as stream:
+        for i in (0, 9, 23):
+            np.testing.assert_array_equal(stream.example(i), batches[i * VIEWS : (i + 1) * VIEWS])
+
+
+def test_what_cannot_work_is_refused_before_any_work(dataset, tmp_path):
+    with pytest.raises(ConfigError, match="batch_size = 8: expected a multiple of the 3 processes"):
+        open_clips(config(dataset), process_count=3)
+    with pytest.raises(ValueError, match="start = -1"):
+        open_clips(config(dataset), start=-1)
+    with pytest.raises(DatasetError, match=r"vmae_jax\.data\.build"):
+        open_clips(config(str(tmp_path / "none")))
