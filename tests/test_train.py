@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 from fakes import TINY, FakeDataTask, FakeStream, with_settings
-from models.test_goldens import MASK, load, patches_and_masks
+from models.test_goldens import MASK, load
 
 from vmae_jax import checkpoint, optim, sharding, train
 from vmae_jax.config import ConfigError, OptimConfig

@@ -1,8 +1,8 @@
-"""One truth for every setting: frozen dataclasses, made from the recipe's ConfigDict at one boundary.
+"""One truth for every setting: frozen dataclasses, made from the recipe at one boundary.
 
-A recipe (`configs/*.py`) starts from `defaults()`, changes what it needs and returns the ConfigDict;
-`from_config_dict` checks names, types and combinations before any work starts. Sizes are in pixels,
-frames or tokens; rates are per 256 videos; 0 switches an optional number off.
+A recipe (`configs/*.py`) starts from `defaults()`, changes what it needs and returns a ConfigDict;
+`from_config_dict` checks names, types and combinations before any work starts. Sizes are in
+pixels, frames or tokens; rates are per 256 videos; 0 switches an optional number off.
 """
 
 import dataclasses
@@ -262,7 +262,7 @@ def _model_defaults() -> dict[str, Any]:
 
 
 def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The same recipe in seconds on a CPU: a tiny model with its patch size, on synthetic videos."""
+    """The same recipe in seconds on a CPU: a tiny model of its patch size, synthetic videos."""
     patch = config.model.patch_size or VARIANTS[config.model.variant].patch_size
     config.model.update(variant="tiny", patch_size=patch, image_size=4 * patch, num_frames=8)
     config.model.dtype = "float32"

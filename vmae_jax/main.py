@@ -60,8 +60,8 @@ def is_cluster() -> bool:
 def summary(result, workdir: str, command: str) -> str:
     """The last words of a run: where everything is, and what to type next."""
     if result.signal:
-        head = f"Stopped at step {result.step} of {result.steps} and saved. The same command continues it:"
-        return f"\n{head}\n  {command}"
+        head = f"Stopped at step {result.step} of {result.steps} and saved."
+        return f"\n{head} The same command continues it:\n  {command}"
     state = "was already done" if result.already_done else "is done"
     lines = [f"\nThe run {state}: step {result.step} of {result.steps}."]
     lines += [f"  checkpoint   {result.checkpoint}"]

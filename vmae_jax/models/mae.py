@@ -63,7 +63,7 @@ def patch_statistics(patches: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def targets(patches: jax.Array, normalize: bool) -> jax.Array:
-    """uint8 patches [..., P] -> float32 pixels in [0, 1], normalised per patch and channel or not."""
+    """uint8 patches [..., P] -> float32 pixels in [0, 1], or normalised per patch and channel."""
     pixels = patches.astype(jnp.float32) / 255
     if not normalize:
         return pixels

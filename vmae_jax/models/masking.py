@@ -44,10 +44,8 @@ def counts(grid: tuple[int, int, int], config: MaskConfig) -> Counts:
     hidden = {"tube": t * hidden_cells, "random": int(config.encoder_ratio * n), "none": 0}[
         config.encoder
     ]
-    if hidden == 0:  # nothing is hidden, so every decoded token is a target
-        hidden_or_all = n
-    else:
-        hidden_or_all = hidden
+    # Where nothing is hidden (an autoencoder without masking), every decoded token is a target.
+    hidden_or_all = hidden or n
     decoded = {
         "running_cell": n - n // CELL * round(CELL * config.decoder_ratio),
         "random": n - int(config.decoder_ratio * n),

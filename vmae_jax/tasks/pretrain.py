@@ -57,7 +57,7 @@ class Pretrain:
     def reconstruct(
         self, params: dict[str, Any], video: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """What the encoder sees of uint8 videos [B, T, height, width, 3], and its guess of the rest.
+        """What the encoder sees of uint8 videos [B, T, height, width, 3], and the model's guess.
 
         Every hidden token is decoded, whatever the decoder's mask in training. Normalised
         predictions get the true patch's mean and deviation back: the picture shows the guessed
