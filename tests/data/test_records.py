@@ -20,12 +20,10 @@ from vmae_jax.data.records import (
     DatasetError,
     RecordError,
     RecordSource,
-    ShardError,
-    ShardWriter,
     fingerprint,
     open_dataset,
-    read_index,
 )
+from vmae_jax.data.shards import ShardError, ShardWriter, masked_crc, read_index
 
 PAYLOADS = [bytes([i]) * (i * 37 % 101) for i in range(12)]
 
@@ -172,7 +170,7 @@ def _forge_length(data: bytearray, rng) -> None:
     length = struct.pack("<Q", _NUMBERS[rng.integers(len(_NUMBERS))])
     data[position : position + 8] = length
     if rng.integers(2):
-        data[position + 8 : position + 12] = struct.pack("<I", records._masked_crc(length))
+        data[position + 8 : position + 12] = struct.pack("<I", masked_crc(length))
 
 
 def _forge_index(data: bytearray, rng) -> None:

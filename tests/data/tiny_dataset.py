@@ -11,7 +11,7 @@ import av
 import numpy as np
 
 from vmae_jax.data.clips import Record
-from vmae_jax.data.records import ShardWriter
+from vmae_jax.data.shards import ShardWriter
 
 _RATE = Fraction(30)
 LEVEL_STEP = 4  # grey levels between two frames of `numbered_frames`
