@@ -81,6 +81,8 @@ def main(argv: list[str]) -> None:
     logging.getLogger("absl").setLevel(logging.WARNING)  # orbax and jax speak through it
     recipe = config_flags.get_config_filename(flags.FLAGS["config"])
     workdir = _WORKDIR.value or default_workdir(recipe)
+    if "://" not in workdir:
+        workdir = os.path.abspath(workdir)
     config = config_lib.from_config_dict(_CONFIG.value)
 
     import jax
@@ -96,7 +98,7 @@ def main(argv: list[str]) -> None:
         flush=True,
     )
     config = with_dataset(config, workdir)
-    result = train.train(config, make_task(config), os.path.abspath(workdir))
+    result = train.train(config, make_task(config), workdir)
     command = "python -m vmae_jax.main " + shlex.join(sys.argv[1:])
     if jax.process_index() == 0:
         print(summary(result, workdir, command))

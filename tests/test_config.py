@@ -1,0 +1,99 @@
+"""Recipes and settings: every recipe is valid, and mistakes are named."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from vmae_jax import config as config_lib
+from vmae_jax.config import ConfigError
+
+RECIPES = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+def recipe(path, arg=""):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(arg)
+
+
+def test_the_recipes_are_there():
+    assert {p.stem for p in RECIPES} == {
+        "quickstart", "vitg_tiktok", "vitb_tiktok", "vits_hybrid", "vitb_hybrid", "vitl_hybrid",
+        "vith_hybrid", "vitg_hybrid",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_every_recipe_and_its_smoke_variant_are_valid(path):
+    config = config_lib.from_config_dict(recipe(path))
+    small = config_lib.from_config_dict(recipe(path, "smoke"))
+    assert small.model.variant == "tiny"
+    assert small.model.patch_size == config.model.patch_size
+    assert small.mask == config.mask
+    assert f"--config=configs/{path.name}" in path.read_text(), "the docstring gives the command"
+    with pytest.raises(ConfigError, match="expected 'smoke'"):
+        recipe(path, "smoek")
+
+
+# Videos per step, base lr, epochs, warm-up, clipping of VideoMAE V2's public recipes.
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        ("vitb_hybrid", ("B", 32 * 32, 1e-3, 200, 20, 0)),
+        ("vitl_hybrid", ("L", 48 * 32, 1e-3, 300, 30, 0)),
+        ("vith_hybrid", ("H", 64 * 32, 1e-3, 300, 30, 0)),
+        ("vitg_hybrid", ("g", 64 * 32, 6e-4, 300, 30, 0.02)),
+        ("vitg_tiktok", ("g", 64 * 32, 6e-4, 300, 30, 0.02)),
+    ],
+)
+def test_recipes_carry_the_published_numbers(name, numbers):
+    path = next(p for p in RECIPES if p.stem == name)
+    c = config_lib.from_config_dict(recipe(path))
+    found = (
+        c.model.variant, c.data.batch_size, c.optim.base_lr, c.train.epochs, c.optim.warmup_epochs,
+        c.optim.clip_norm,
+    )  # fmt: skip
+    assert found == numbers
+    assert (c.model.num_frames, c.model.image_size, c.data.stride, c.data.views) == (16, 224, 4, 4)
+    assert (c.optim.b1, c.optim.b2, c.optim.weight_decay, c.optim.min_lr) == (0.9, 0.95, 0.05, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"modle": {}}, r"config.modle: no such setting; did you mean 'model'\?"),
+        ({"data": {"datset": "x"}}, r"config.data.datset: .*did you mean 'data.dataset'\?"),
+        ({"seed": "one"}, r"config.seed = 'one': expected int, found str"),
+        ({"seed": True}, r"config.seed = True: expected int, found bool"),
+        ({"model": 3}, r"config.model = 3: expected a group of settings"),
+        ({"model": {"variant": "XL"}}, r"config.model.variant = 'XL': expected one of 'tiny', 'S'"),
+        (
+            {"model": {"image_size": 230}},
+            r"a multiple of model.patch_size = 16, such as 224 or 240",
+        ),
+        (
+            {"mask": {"encoder_ratio": 1.0}},
+            r"mask.encoder_ratio = 1.0: expected a share in \[0, 1\)",
+        ),
+        ({"mask": {"encoder": "tubes"}}, r"expected one of 'tube', 'random', 'none'"),
+        ({"optim": {"accumulate": 3}}, r"a divisor of data.batch_size \* data.views = 1024"),
+        ({"data": {"max_bad_fraction": 2.0}}, r"data.max_bad_fraction = 2.0"),
+        ({"train": {"log_every": 0}}, r"config.train.log_every = 0: expected at least 1"),
+        ({"task": "distil"}, r"config.task = 'distil': expected one of 'pretrain'"),
+    ],
+)
+def test_mistakes_are_named(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        config_lib.from_config_dict(settings)
+
+
+def test_whole_numbers_are_good_floats():
+    assert config_lib.from_config_dict({"optim": {"base_lr": 1}}).optim.base_lr == 1.0
+
+
+def test_differences_name_nested_keys():
+    a = config_lib.to_dict(config_lib.Config())
+    b = config_lib.to_dict(config_lib.Config(seed=3, data=config_lib.DataConfig(views=2)))
+    assert config_lib.differences(a, b) == {"seed": (0, 3), "data.views": (4, 2)}
