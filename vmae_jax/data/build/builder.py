@@ -1,0 +1,191 @@
+"""The dataset directory: shards scheduled over processes or Beam workers, and TFDS's metadata."""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from vmae_jax.data.build.manifest import BuildError
+from vmae_jax.data.build.tasks import ShardTask
+from vmae_jax.data.clips import Record
+
+_INFO_FILE = "dataset_info.json"  # written last: with it the dataset exists
+
+
+class _WrittenElsewhere(tfds.core.ExampleWriter):
+    """TFDS asks for a writer, but a shard's task has written its shard by itself."""
+
+    def write(self, path: Any, examples: Iterable[Any]) -> None:
+        return None
+
+
+class VideoDataset(tfds.core.ShardBasedBuilder):
+    """Schedules shards through TFDS (in this process or over Beam) and writes the metadata.
+
+    TFDS prepares in a temporary folder that a restart would not find again, so this one works in
+    place: shards appear whole under their final names, and the metadata comes after all of them.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, name: str, directory: str, label_names: Sequence[str]):
+        self.name = name
+        self._label_names = label_names
+        super().__init__(data_dir=directory)
+        self._data_dir = directory
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {f.name: _feature(f.type) for f in dataclasses.fields(Record)}
+        if self._label_names:
+            features["label"] = tfds.features.ClassLabel(names=list(self._label_names))
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Video clips; each record is a clip as H.264 in MP4, or as JPEG frames.",
+            features=tfds.features.FeaturesDict(features),
+            disable_shuffling=True,
+        )
+
+    def _example_writer(self) -> tfds.core.ExampleWriter:
+        return _WrittenElsewhere(file_format=self.info.file_format)
+
+    def _shard_iterators_per_split(self, dl_manager: Any) -> Mapping[str, Sequence[ShardTask]]:
+        return self._tasks
+
+    def prepare(
+        self, tasks: Mapping[str, Sequence[ShardTask]], beam_options: str | None = None
+    ) -> None:
+        """Runs the tasks of each split that are not finished, then writes the metadata."""
+        self._tasks = tasks
+        config = tfds.download.DownloadConfig(try_download_gcs=False)
+        if beam_options is not None:
+            config = config.replace(**_beam(beam_options))
+        self._download_and_prepare(dl_manager=None, download_config=config)
+        scratch = os.path.join(self._data_dir, "build", "metadata")
+        os.makedirs(scratch, exist_ok=True)
+        self.info.write_to_directory(scratch)
+        for name in sorted(os.listdir(scratch), key=lambda name: (name == _INFO_FILE, name)):
+            os.replace(os.path.join(scratch, name), os.path.join(self._data_dir, name))
+        os.rmdir(scratch)
+        for split in tasks:  # what a Beam run notes on the way
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(self._data_dir, f"{self.name}-{split}.shard_infos.json"))
+
+
+def _feature(kind: Any) -> tfds.features.FeatureConnector:
+    data = tfds.features.Tensor(shape=(), dtype=np.object_)
+    kinds = {
+        int: tfds.features.Scalar(np.int64),
+        float: tfds.features.Scalar(np.float32),
+        str: tfds.features.Text(),
+        bytes: data,
+    }
+    return kinds.get(kind) or tfds.features.Sequence(data)
+
+
+def _beam(options: str) -> dict[str, Any]:
+    """TFDS's settings for 'runner=DirectRunner,direct_num_workers=2'."""
+    try:
+        from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+    except ImportError as error:
+        raise BuildError(
+            "--beam_options: Beam is not installed; pip install 'vmae_jax[build]', or leave the "
+            "option away to build on this machine's cores"
+        ) from error
+    flags = [f"--{option.strip().lstrip('-')}" for option in options.split(",") if option.strip()]
+    parsed = PipelineOptions(flags)
+    unknown = set(parsed.get_all_options(drop_default=True)) ^ {
+        flag[2:].partition("=")[0] for flag in flags
+    }
+    if unknown:
+        raise BuildError(
+            f"--beam_options: {', '.join(sorted(unknown))}: no such Beam option; expected "
+            "name=value pairs such as runner=DirectRunner,direct_num_workers=2"
+        )
+    runner = parsed.view_as(StandardOptions).runner or "DirectRunner"
+    return {"beam_runner": runner, "beam_options": parsed}
+
+
+# ---- Processes of this machine ----
+
+
+def run_local(tasks: Sequence[ShardTask], workers: int, progress: Callable[[str], None]) -> None:
+    """Runs tasks on `workers` processes (0 = one per core); `progress` hears of each video begun.
+
+    Raises:
+      BuildError: where a process dies; it names the videos that were being worked on.
+    """
+    workers = min(workers or _cores(), len(tasks))
+    if workers <= 1:
+        for task in tasks:
+            task.run(progress)
+        return
+    # A fork would copy the threads' locks of whoever calls (JAX, OpenCV): start afresh.
+    context = multiprocessing.get_context("spawn")
+    begun = context.SimpleQueue()
+    current: dict[int, str] = {}
+    listener = threading.Thread(target=_listen, args=(begun, current, progress), daemon=True)
+    listener.start()
+    try:
+        with concurrent.futures.ProcessPoolExecutor(
+            workers, context, _start_worker, (begun,)
+        ) as pool:
+            futures = [pool.submit(_run, task) for task in tasks]
+            try:
+                for future in concurrent.futures.as_completed(futures):
+                    future.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    except concurrent.futures.process.BrokenProcessPool as error:
+        raise BuildError(
+            "a worker process died (out of memory, or a codec crashed); the videos begun last: "
+            f"{', '.join(sorted(current.values()))}; take the bad one out, or use fewer --workers, "
+            "and run the same command again"
+        ) from error
+    finally:
+        begun.put(None)
+        listener.join()
+
+
+def _cores() -> int:
+    """Cores this process may use, where the system tells; else those of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _run(task: ShardTask) -> None:
+    task.run(lambda path: _Worker.begun.put((os.getpid(), path)))
+    _Worker.begun.put((os.getpid(), None))
+
+
+def _listen(begun: Any, current: dict[int, str], progress: Callable[[str], None]) -> None:
+    while (message := begun.get()) is not None:
+        process, path = message
+        if path is None:
+            current.pop(process, None)
+        else:
+            current[process] = path
+            progress(path)
+
+
+class _Worker:
+    """What a worker process was started with: queues travel only at its start, not with a task."""
+
+    begun: Any = None
+
+
+def _start_worker(begun: Any) -> None:
+    _Worker.begun = begun
+
+    def watch_parent() -> None:
+        # An orphan would write beside the workers of a restart.
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch_parent, daemon=True).start()
