@@ -1,6 +1,7 @@
 """A stand-in for the data pipeline: random clips in an order that depends on the position alone."""
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
@@ -30,7 +31,7 @@ def with_settings(config: Config, **groups) -> Config:
 
 class FakeStream:
     num_videos = 64
-    bad_records = 0
+    bad_records: ClassVar = {}
 
     def __init__(self, config: Config, start: int, fingerprint: str = "fake"):
         self.config, self.position, self.fingerprint = config, start, fingerprint

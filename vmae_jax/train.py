@@ -11,7 +11,7 @@ import logging
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -39,7 +39,7 @@ class Stream(Protocol):
 
     fingerprint: str
     num_videos: int
-    bad_records: int
+    bad_records: Mapping[int, str]  # record -> what is wrong with it
 
     def __next__(self) -> dict[str, np.ndarray]: ...
     def close(self) -> None: ...
@@ -335,7 +335,7 @@ class Run:
             **meter.drain(),
             "lr": float(self.schedule(step - 1)),
             **meter.speed(),
-            "bad_records": self.stream.bad_records,
+            "bad_records": len(self.stream.bad_records),
             "skipped": meter.skipped,
         }
 
