@@ -100,9 +100,8 @@ def _beam(options: str) -> dict[str, Any]:
         ) from error
     flags = [f"--{option.strip().lstrip('-')}" for option in options.split(",") if option.strip()]
     parsed = PipelineOptions(flags)
-    unknown = set(parsed.get_all_options(drop_default=True)) ^ {
-        flag[2:].partition("=")[0] for flag in flags
-    }
+    known = parsed.get_all_options().keys()
+    unknown = parsed.get_all_options(retain_unknown_options=True).keys() - known
     if unknown:
         raise BuildError(
             f"--beam_options: {', '.join(sorted(unknown))}: no such Beam option; expected "

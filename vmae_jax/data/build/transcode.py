@@ -227,15 +227,13 @@ class _Source:
             promised = container.duration / av.time_base
         else:
             return
-        # A slide show's last picture may stand for long; rates and edits are never exact.
-        short = promised - self.seconds
-        if self.frames and short > max(1.0, 0.1 * promised) and not self._stands_still(promised):
+        # Some containers count from 0, not from the first frame; rates and edits are never exact.
+        short = promised - self.seconds - max(0.0, self._start or 0.0)
+        all_there = 0 < stream.frames <= self.frames  # a slide show's last picture stands for long
+        if self.frames and short > max(1.0, 0.1 * promised) and not all_there:
             raise VideoError(
                 "stream breaks", f"it ends early: {promised:.1f} seconds were promised"
             )
-
-    def _stands_still(self, promised: float) -> bool:
-        return bool(self._stream.frames) and self.frames >= self._stream.frames
 
 
 def _rate(stream: Any) -> fractions.Fraction:
