@@ -1,6 +1,7 @@
 """Folders of videos to dataset directories: labels, splits, resuming, kills, processes, Beam."""
 
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -219,6 +220,17 @@ def test_kill_9_leaves_nothing_half_and_a_restart_finishes(videos, reference, tm
     assert killed
     assert run(videos, out, *flags).returncode == 0
     assert content(out) == content(reference)
+
+
+def test_a_worker_that_dies_is_an_error_that_names_its_videos(videos, tmp_path):
+    def kill_a_worker(begun, total):
+        if begun == 3:
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+
+    with pytest.raises(BuildError, match=r"a worker process died.*\.mp4"):
+        build(videos, tmp_path / "set", num_shards=4, workers=2, progress=kill_a_worker)
+    build(videos, tmp_path / "set", num_shards=4, workers=2)
+    assert len(records(tmp_path / "set")) == 20
 
 
 def test_two_builds_do_not_share_a_directory(videos, tmp_path):

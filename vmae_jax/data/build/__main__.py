@@ -1,4 +1,4 @@
-"""Turns a folder of raw videos into a dataset directory that training reads.
+r"""Turns a folder of raw videos into a dataset directory that training reads.
 
 Takes any container and codec that FFmpeg decodes; writes short clips with a constant frame rate and
 a key frame every 16 frames, in checksummed shards. A video that does not decode, or breaks midway,
@@ -88,36 +88,39 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}; see --help")
     logging.set_verbosity(logging.WARNING)  # TFDS's progress would break the bar
-    with tqdm.tqdm(unit="video", desc="videos", mininterval=0.5) as bar:
+    bar = None
 
-        def progress(begun: int, total: int) -> None:
-            bar.total = total
-            bar.update(begun - bar.n)
+    def progress(begun: int, total: int) -> None:
+        nonlocal bar
+        # Opened late: an error in the arguments should stand alone.
+        bar = bar or tqdm.tqdm(total=total, unit="video", desc="videos", mininterval=0.5)
+        bar.update(begun - bar.n)
 
-        try:
-            report = build(
-                _VIDEOS.value,
-                _OUT.value,
-                labels=_LABELS.value,
-                split=_SPLIT.value,
-                name=_NAME.value,
-                short_side=_SHORT_SIDE.value,
-                codec=_CODEC.value,
-                num_shards=_NUM_SHARDS.value,
-                segment_seconds=_SEGMENT_SECONDS.value,
-                keep_partial=_KEEP_PARTIAL.value,
-                workers=_WORKERS.value,
-                beam_options=_BEAM_OPTIONS.value,
-                max_pixels=_MAX_PIXELS.value,
-                max_frames=_MAX_FRAMES.value,
-                progress=progress,
-            )
-        except BuildError as error:
+    try:
+        report = build(
+            _VIDEOS.value,
+            _OUT.value,
+            labels=_LABELS.value,
+            split=_SPLIT.value,
+            name=_NAME.value,
+            short_side=_SHORT_SIDE.value,
+            codec=_CODEC.value,
+            num_shards=_NUM_SHARDS.value,
+            segment_seconds=_SEGMENT_SECONDS.value,
+            keep_partial=_KEEP_PARTIAL.value,
+            workers=_WORKERS.value,
+            beam_options=_BEAM_OPTIONS.value,
+            max_pixels=_MAX_PIXELS.value,
+            max_frames=_MAX_FRAMES.value,
+            progress=progress,
+        )
+    except BuildError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on from here")
+    finally:
+        if bar is not None:
             bar.close()
-            sys.exit(f"error: {error}")
-        except KeyboardInterrupt:
-            bar.close()
-            sys.exit("stopped; the same command goes on from here")
     split = "" if "train" in report.splits else f" --config.data.split={next(iter(report.splits))}"
     print(f"\n{report.table()}\n\ndataset: {report.out} (details in report.json there)")
     print(
