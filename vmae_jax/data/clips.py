@@ -1,5 +1,6 @@
 """One record is one clip: what it holds, which of its frames are looked at, and their decoding."""
 
+import collections
 import dataclasses
 import io
 import struct
@@ -9,6 +10,7 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from tensorflow_datasets.proto import tf_example_pb2
 
 from vmae_jax.data.records import RecordError
@@ -191,15 +193,17 @@ def decode_frames(record: Record, indices: Sequence[int] | np.ndarray) -> np.nda
         )
     needed, places = np.unique(indices, return_inverse=True)
     decode = _decode_jpeg if record.codec == "jpeg" else _decode_h264
-    frames = []
-    for frame in decode(record, needed.tolist()):
+    frames = None
+    for place, frame in enumerate(decode(record, needed.tolist())):
         if frame.shape != (record.height, record.width, 3):
             raise RecordError(
                 f"frame of {frame.shape[1]}x{frame.shape[0]} pixels: the record claims "
                 f"{record.width}x{record.height}"
             )
-        frames.append(frame)
-    return np.stack([frames[place] for place in places])
+        if frames is None:  # only now is it known that the size is no mere claim
+            frames = np.empty((len(needed), *frame.shape), np.uint8)
+        frames[place] = frame
+    return frames if np.array_equal(needed, indices) else frames[places]
 
 
 def _decode_h264(record: Record, needed: list[int]) -> Iterator[np.ndarray]:
@@ -238,7 +242,8 @@ def _frames_of_stream(container: Any, record: Record, needed: list[int]) -> Iter
     frames_per_tick = stream.average_rate * stream.time_base
     container.seek(round(needed[0] / frames_per_tick), stream=stream, backward=True)
 
-    wanted, unsent, found = set(needed), set(needed), {}
+    to_rgb = VideoReformatter()
+    wanted, unsent, due = set(needed), set(needed), collections.deque(needed)
     for packet in container.demux(stream):
         if packet.pts is not None:
             number = round(packet.pts * frames_per_tick)
@@ -250,16 +255,23 @@ def _frames_of_stream(container: Any, record: Record, needed: list[int]) -> Iter
             images += context.decode(None)
         for image in images:
             number = round(image.pts * frames_per_tick) if image.pts is not None else -1
-            if number in wanted and number not in found:
+            if due and number == due[0]:
                 if image.is_corrupt:
                     raise RecordError(f"frame {number} is damaged")
-                found[number] = image.to_ndarray(format="rgb24", threads=1)
+                # PyAV would start threads for every conversion.
+                yield _pixels(to_rgb.reformat(image, format="rgb24", threads=1))
+                due.popleft()
         if not unsent:
             break
-    missing = sorted(wanted - found.keys())
-    if missing:
-        raise RecordError(f"frames {missing[:5]} are not in the MP4")
-    yield from (found[number] for number in needed)
+    if due:
+        raise RecordError(f"frame {due[0]} is not in the MP4")
+
+
+def _pixels(image: av.VideoFrame) -> np.ndarray:
+    """The pixels of an RGB frame, u8[H, W, 3], without a copy: valid as long as the frame."""
+    plane = image.planes[0]
+    strides = (plane.line_size, 3, 1)
+    return np.ndarray((image.height, image.width, 3), np.uint8, buffer=plane, strides=strides)
 
 
 def _decode_jpeg(record: Record, needed: list[int]) -> Iterator[np.ndarray]:
