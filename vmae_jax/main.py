@@ -21,6 +21,10 @@ from ml_collections import config_flags
 
 from vmae_jax import config as config_lib
 
+log = logging.getLogger("vmae_jax")
+
+RECIPES = "a recipe such as configs/quickstart.py"
+
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Recipe to run, such as configs/quickstart.py or configs/vitb_tiktok.py:smoke."
 )
@@ -47,8 +51,18 @@ def with_dataset(config: config_lib.Config, workdir: str) -> config_lib.Config:
         return config
     from vmae_jax.data import synthetic
 
-    directory = synthetic.prepare(os.path.join(workdir, "synthetic"))
+    folder = os.path.join(workdir, "synthetic")
+    if not os.path.isdir(folder):
+        log.info("making the embedded videos and building their shards in %s", folder)
+    directory = synthetic.prepare(folder)
     return dataclasses.replace(config, data=dataclasses.replace(config.data, dataset=directory))
+
+
+def speak_plainly() -> None:
+    """Log lines without prefix: ours from INFO on, those of libraries from WARNING on."""
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(message)s"))
+    logging.getLogger("vmae_jax").setLevel(logging.INFO)
 
 
 def is_cluster() -> bool:
@@ -76,9 +90,7 @@ def summary(result, workdir: str, command: str) -> str:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; settings go as --config.KEY=VALUE")
-    absl_logging.use_absl_handler()
-    absl_logging.set_verbosity(absl_logging.INFO)
-    logging.getLogger("absl").setLevel(logging.WARNING)  # orbax and jax speak through it
+    speak_plainly()
     recipe = config_flags.get_config_filename(flags.FLAGS["config"])
     workdir = _WORKDIR.value or default_workdir(recipe)
     if "://" not in workdir:
@@ -106,6 +118,21 @@ def main(argv: list[str]) -> None:
         sys.exit(128 + result.signal)
 
 
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line; what is wrong with a recipe or a setting ends in one line."""
+    try:
+        rest = app.parse_flags_with_usage(argv)
+    except AttributeError as error:  # ml_collections says: no such setting, did you mean ...?
+        raise config_lib.ConfigError(f"no such setting: {str(error).splitlines()[0]}") from error
+    recipe = config_flags.get_config_filename(flags.FLAGS["config"])
+    if not recipe:
+        raise config_lib.ConfigError(f"no recipe given: --config={RECIPES}")
+    path = recipe.partition(":")[0]
+    if not os.path.isfile(path):
+        raise config_lib.ConfigError(f"--config={recipe}: no such file; expected {RECIPES}")
+    return rest
+
+
 def cli() -> None:
     """Runs `main`; an error that the user can mend ends in one line."""
     from vmae_jax.checkpoint import CheckpointError
@@ -117,9 +144,8 @@ def cli() -> None:
         config_lib.ConfigError, DatasetError, ShardError, RecordError, TooManyBadRecords,
         CheckpointError, DivergedError, OSError,
     )  # fmt: skip
-    flags.mark_flag_as_required("config")
     try:
-        app.run(main)
+        app.run(main, flags_parser=parse_flags)
     except known as error:
         print(f"\nerror: {error}", file=sys.stderr)
         sys.exit(1)

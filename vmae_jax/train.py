@@ -18,11 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from clu import parameter_overview
 from etils import epath
 from jax.sharding import Mesh
 
 from vmae_jax import checkpoint, metrics, optim, sharding
 from vmae_jax.config import Config, ConfigError, differences, to_dict
+
+log = logging.getLogger(__name__)
 
 STEPS_IN_FLIGHT = 2  # steps the host may run ahead of the device
 
@@ -83,7 +86,7 @@ class Preemption:
             if self.signal:  # asked twice: the user does not want to wait
                 raise KeyboardInterrupt
             self.signal = number
-            logging.warning("%s: saving after this step", signal.Signals(number).name)
+            log.warning("%s: saving after this step", signal.Signals(number).name)
 
         old = {n: signal.signal(n, note) for n in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -177,7 +180,7 @@ def check_resume(config: Config, meta: dict[str, Any], fingerprint: str, path: s
             "give the same data to continue, or use a new --workdir to start afresh"
         )
     for key, (old, new) in changed.items():
-        logging.warning("config.%s changed since the checkpoint: %r -> %r", key, old, new)
+        log.warning("config.%s changed since the checkpoint: %r -> %r", key, old, new)
 
 
 class Meter:
@@ -239,10 +242,6 @@ class Meter:
 def train(config: Config, task: Task, workdir: str) -> Result:
     """Runs or continues a run in `workdir` until its last step or a signal."""
     workdir_path = epath.Path(workdir)
-    mesh = sharding.make_mesh(config.mesh)
-    clips = config.data.batch_size * config.data.views
-    sharding.check_batch("data.batch_size * data.views", clips // config.optim.accumulate, mesh)
-
     with contextlib.ExitStack() as stack:
         checkpoints = checkpoint.Checkpoints(
             str(workdir_path / "checkpoints"), config.train.keep_checkpoints
@@ -252,6 +251,9 @@ def train(config: Config, task: Task, workdir: str) -> Result:
         meta = checkpoints.meta(start) if start is not None else {"examples": 0}
         stream = task.data(meta["examples"], jax.process_index(), jax.process_count())
         stack.callback(stream.close)
+        mesh = sharding.make_mesh(config.mesh)
+        clips = config.data.batch_size * config.data.views // config.optim.accumulate
+        sharding.check_batch("data.batch_size * data.views / optim.accumulate", clips, mesh)
         steps = total_steps(config, stream.num_videos)
         schedule = optim.learning_rate(
             config.optim, config.data.batch_size, steps, stream.num_videos / config.data.batch_size
@@ -262,11 +264,12 @@ def train(config: Config, task: Task, workdir: str) -> Result:
         shardings = sharding.tree_shardings(shapes, mesh)
         if start is None:
             start = 0
-            logging.info("%s: starting from scratch, %d steps", workdir, steps)
+            log.info("%s: starting from scratch, %d steps", workdir, steps)
             state = jax.jit(init, out_shardings=shardings)(jax.random.key(config.seed))
+            _write_overview(workdir_path, state["params"])
         else:
             check_resume(config, meta, stream.fingerprint, checkpoints.path(start))
-            logging.info("%s: continuing from step %d of %d", workdir, start, steps)
+            log.info("%s: continuing from step %d of %d", workdir, start, steps)
             if start < steps:
                 state = checkpoints.restore(start, checkpoint.abstract(shapes, shardings))
 
@@ -389,6 +392,13 @@ class Run:
         self.checkpoints.wait()
         path = self.checkpoints.path(self.checkpoints.latest())
         return Result(step, steps, path, paths, signal=preemption.signal)
+
+
+def _write_overview(workdir: epath.Path, params: Any) -> None:
+    """parameters.txt: every parameter's name, shape and size."""
+    if jax.process_index() == 0:
+        table = parameter_overview.get_parameter_overview(params, include_stats=False)
+        (workdir / "parameters.txt").write_text(table + "\n")
 
 
 def _write_png(path: epath.Path, image: np.ndarray) -> str:

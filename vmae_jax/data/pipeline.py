@@ -190,7 +190,9 @@ class ClipStream(Iterator[dict[str, np.ndarray]]):
         for record, reason in failures:
             if record not in self.bad_records:
                 self.bad_records[record] = reason
-                logging.warning("Bad record replaced by the next: %s", self._describe(record))
+                logging.getLogger(__name__).warning(
+                    "Bad record replaced by the next: %s", self._describe(record)
+                )
         bad = len(self.bad_records)
         if found_all and bad <= self._max_bad_fraction * self.num_videos:
             return
