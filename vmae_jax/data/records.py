@@ -19,27 +19,12 @@ from vmae_jax.data.shards import (
     FOOTER_SIZE,
     HEADER_SIZE,
     ShardError,
-    ShardWriter,
     footer,
     header,
-    index_path,
     masked_crc,
     open_file,
     read_index,
 )
-
-__all__ = [
-    "Dataset",
-    "DatasetError",
-    "RecordError",
-    "RecordSource",
-    "ShardError",
-    "ShardWriter",
-    "fingerprint",
-    "index_path",
-    "open_dataset",
-    "read_index",
-]
 
 _MAX_OPEN_FILES = 256
 
