@@ -1,11 +1,14 @@
 """Atomic, asynchronous checkpoints: the state as a plain tree, and what is needed to go on."""
 
+import contextlib
 import importlib.metadata
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -72,6 +75,24 @@ class Checkpoints:
         except Exception as error:
             raise self._broken(step, error) from error
 
+    def params(self, step: int) -> Any:
+        """The parameters alone as NumPy arrays, averaged ones where the run kept them.
+
+        Nothing needs to be known of the run: shapes come from the checkpoint, and the optimizer's
+        state stays on disk.
+        """
+        path = epath.Path(self.path(step)) / "state"
+        try:
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+                saved = reader.metadata(path).item_metadata.tree
+                name = "ema_params" if "ema_params" in saved else "params"
+                like = {name: saved[name]}
+                as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+                args = ocp.args.PyTreeRestore(like, restore_args=as_numpy, partial_restore=True)
+                return reader.restore(path, args=args)[name]
+        except Exception as error:
+            raise self._broken(step, error) from error
+
     def _broken(self, step: int, error: Exception) -> CheckpointError:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         others = [s for s in self._manager.all_steps() if s != step]
@@ -84,6 +105,24 @@ class Checkpoints:
     def close(self) -> None:
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def load_params(workdir: str) -> tuple[dict[str, Any], Any]:
+    """The meta and the parameters (see `Checkpoints.params`) of a run's last checkpoint.
+
+    Raises:
+      CheckpointError: if the run has none, or one that is damaged.
+    """
+    workdir = workdir if "://" in workdir else os.path.abspath(workdir)
+    directory = epath.Path(workdir) / "checkpoints"
+    if directory.is_dir():
+        with contextlib.closing(Checkpoints(str(directory))) as checkpoints:
+            step = checkpoints.latest()
+            if step is not None:
+                return checkpoints.meta(step), checkpoints.params(step)
+    raise CheckpointError(
+        f"{workdir}: has no checkpoint; give the --workdir of a run that has saved one"
+    )
 
 
 def abstract(tree: Any, shardings: Any) -> Any:

@@ -1,5 +1,7 @@
 """Pictures of what a model sees and guesses."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 FRAMES = 4  # shown of each clip
@@ -38,5 +40,31 @@ def reconstruction_sheet(
         axis.set_title(title, fontsize=10)
     figure.text(0.5, 0.03, f"{caption}. Frames {', '.join(map(str, shown))}.", ha="center", size=8)
     figure.subplots_adjust(left=0.01, right=0.99, top=0.92, bottom=0.08)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def mask_sheet(masks: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Named masks under one another, one square per temporal slot, True drawn dark.
+
+    Args:
+      masks: name -> bool [t, h, w], a value per token.
+
+    Returns:
+      The sheet as RGB uint8 [height, width, 3].
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    slots = max(len(mask) for mask in masks.values())
+    figure = Figure(figsize=(1.1 * slots, 1.4 * len(masks)), dpi=110, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    rows = figure.subfigures(len(masks), 1, squeeze=False)[:, 0]
+    for row, (name, mask) in zip(rows, masks.items(), strict=True):
+        row.suptitle(f"{name}: {mask.mean():.0%}", fontsize=10)
+        for axis, slot in zip(row.subplots(1, slots, squeeze=False)[0], mask, strict=False):
+            axis.pcolormesh(slot[::-1], cmap="binary", vmin=-0.1, vmax=1.3, edgecolors="white")
+            axis.set(aspect="equal")
+            axis.set_axis_off()
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from vmae_jax import viz
-from vmae_jax.config import Config, MaskConfig
+from vmae_jax import checkpoint, viz
+from vmae_jax.config import Config, MaskConfig, from_config_dict
 from vmae_jax.data import pipeline
 from vmae_jax.models import layers, mae, masking
 
@@ -105,3 +105,13 @@ class Pretrain:
             f"({self.config.mask.encoder} masking); {restored}"
         )
         return {"reconstruction": viz.reconstruction_sheet(video, masked, guess, caption)}
+
+
+def load(workdir: str) -> tuple[Pretrain, dict[str, Any]]:
+    """The task and the parameters of a run's last checkpoint (averaged ones where it kept them).
+
+    Raises:
+      CheckpointError: if the run has none.
+    """
+    meta, params = checkpoint.load_params(workdir)
+    return Pretrain(from_config_dict(meta["config"])), params
