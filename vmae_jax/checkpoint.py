@@ -83,8 +83,8 @@ class Checkpoints:
         """
         path = epath.Path(self.path(step)) / "state"
         try:
-            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-                saved = reader.metadata(path).item_metadata.tree
+            with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
+                saved = reader.metadata(path).tree
                 name = "ema_params" if "ema_params" in saved else "params"
                 like = {name: saved[name]}
                 as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
