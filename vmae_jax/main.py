@@ -123,10 +123,11 @@ def parse_flags(argv: list[str]) -> list[str]:
     try:
         rest = app.parse_flags_with_usage(argv)
     except AttributeError as error:  # ml_collections says: no such setting, did you mean ...?
-        raise config_lib.ConfigError(f"no such setting: {str(error).splitlines()[0]}") from error
-    recipe = config_flags.get_config_filename(flags.FLAGS["config"])
-    if not recipe:
+        found = str(getattr(error.args[0], "args", error.args)[0]).split("\n")
+        raise config_lib.ConfigError(f"no setting {'; '.join(found).lower()}") from error
+    if not flags.FLAGS["config"].present:
         raise config_lib.ConfigError(f"no recipe given: --config={RECIPES}")
+    recipe = config_flags.get_config_filename(flags.FLAGS["config"])
     path = recipe.partition(":")[0]
     if not os.path.isfile(path):
         raise config_lib.ConfigError(f"--config={recipe}: no such file; expected {RECIPES}")

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -127,13 +128,14 @@ def run_local(tasks: Sequence[ShardTask], workers: int, progress: Callable[[str]
         return
     # A fork would copy the threads' locks of whoever calls (JAX, OpenCV): start afresh.
     context = multiprocessing.get_context("spawn")
-    begun = context.SimpleQueue()
+    begun, speaker = context.Pipe(duplex=False)
     current: dict[int, str] = {}
-    listener = threading.Thread(target=_listen, args=(begun, current, progress), daemon=True)
+    done = threading.Event()
+    listener = threading.Thread(target=_listen, args=(begun, done, current, progress), daemon=True)
     listener.start()
     try:
         with concurrent.futures.ProcessPoolExecutor(
-            workers, context, _start_worker, (begun,)
+            workers, context, _start_worker, (speaker, context.Lock())
         ) as pool:
             futures = [pool.submit(_run, task) for task in tasks]
             try:
@@ -142,15 +144,16 @@ def run_local(tasks: Sequence[ShardTask], workers: int, progress: Callable[[str]
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+            finally:
+                # A worker that was killed may have left half a message: never wait for the rest.
+                done.set()
+                listener.join(timeout=5)
     except concurrent.futures.process.BrokenProcessPool as error:
         raise BuildError(
             "a worker process died (out of memory, or a codec crashed); the videos begun last: "
             f"{', '.join(sorted(current.values()))}; take the bad one out, or use fewer --workers, "
             "and run the same command again"
         ) from error
-    finally:
-        begun.put(None)
-        listener.join()
 
 
 def _cores() -> int:
@@ -159,13 +162,17 @@ def _cores() -> int:
 
 
 def _run(task: ShardTask) -> None:
-    task.run(lambda path: _Worker.begun.put((os.getpid(), path)))
-    _Worker.begun.put((os.getpid(), None))
+    task.run(_Worker.tell)
+    _Worker.tell(None)
 
 
-def _listen(begun: Any, current: dict[int, str], progress: Callable[[str], None]) -> None:
-    while (message := begun.get()) is not None:
-        process, path = message
+def _listen(
+    begun: Connection, done: threading.Event, current: dict[int, str], progress: Callable
+) -> None:
+    while begun.poll(0.1) or not done.is_set():
+        if not begun.poll():
+            continue
+        process, path = begun.recv()
         if path is None:
             current.pop(process, None)
         else:
@@ -174,13 +181,23 @@ def _listen(begun: Any, current: dict[int, str], progress: Callable[[str], None]
 
 
 class _Worker:
-    """What a worker process was started with: queues travel only at its start, not with a task."""
+    """What a worker process was started with: pipes travel only at its start, not with a task."""
 
-    begun: Any = None
+    speaker: Connection
+    lock: Any
+
+    @classmethod
+    def tell(cls, path: str | None) -> None:
+        """Says which video is begun (None: the task is done).
+
+        The parent takes no part in the lock: a worker may be killed while it holds it.
+        """
+        with cls.lock:
+            cls.speaker.send((os.getpid(), path))
 
 
-def _start_worker(begun: Any) -> None:
-    _Worker.begun = begun
+def _start_worker(speaker: Connection, lock: Any) -> None:
+    _Worker.speaker, _Worker.lock = speaker, lock
 
     def watch_parent() -> None:
         # An orphan would write beside the workers of a restart.
