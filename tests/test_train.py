@@ -16,6 +16,7 @@ from models.test_goldens import MASK, load
 from vmae_jax import checkpoint, optim, sharding, train
 from vmae_jax.config import ConfigError, OptimConfig
 from vmae_jax.convert import rules
+from vmae_jax.metrics import DivergedError
 
 
 def losses(workdir):
@@ -238,8 +239,9 @@ def test_too_many_such_steps_end_the_run_and_name_the_last_good_checkpoint(tmp_p
     class Diverging(Exploding):
         steps = tuple(range(4, 100))
 
-    config = with_settings(TINY, train={"steps": 40, "checkpoint_every": 2, "max_skipped": 3})
-    with pytest.raises(train.DivergedError, match=r"steps in a row.*last good checkpoint: .*/\d+"):
+    settings = {"steps": 40, "checkpoint_every": 2, "max_skipped": 3, "log_every": 50}
+    config = with_settings(TINY, train=settings)
+    with pytest.raises(DivergedError, match=r"step 8: 4 steps .*last good checkpoint: .*/\d+"):
         run(config, tmp_path, Diverging)
 
 

@@ -137,13 +137,14 @@ def parse_flags(argv: list[str]) -> list[str]:
 def cli() -> None:
     """Runs `main`; an error that the user can mend ends in one line."""
     from vmae_jax.checkpoint import CheckpointError
+    from vmae_jax.data.build.manifest import BuildError
     from vmae_jax.data.pipeline import TooManyBadRecords
     from vmae_jax.data.records import DatasetError, RecordError, ShardError
-    from vmae_jax.train import DivergedError
+    from vmae_jax.metrics import DivergedError
 
     known = (
         config_lib.ConfigError, DatasetError, ShardError, RecordError, TooManyBadRecords,
-        CheckpointError, DivergedError, OSError,
+        CheckpointError, DivergedError, BuildError, OSError,
     )  # fmt: skip
     try:
         app.run(main, flags_parser=parse_flags)

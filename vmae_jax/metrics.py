@@ -1,4 +1,4 @@
-"""Where numbers and pictures go: the terminal, a JSONL file and TensorBoard.
+"""What is measured, and where numbers and pictures go: terminal, JSONL file and TensorBoard.
 
 The writers have the interface of `clu.metric_writers` (`write_scalars`, `write_images`, `flush`,
 `close`), which itself imports TensorFlow and so is not used.
@@ -7,6 +7,8 @@ The writers have the interface of `clu.metric_writers` (`write_scalars`, `write_
 import datetime
 import json
 import sys
+import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -14,6 +16,10 @@ import jax
 import numpy as np
 from etils import epath
 from tqdm import tqdm
+
+from vmae_jax.config import Config
+
+STEPS_IN_FLIGHT = 2  # steps the host may run ahead of the device
 
 # Dense bfloat16 peak of one jax device in FLOP/s, from the vendors' data sheets.
 PEAK_FLOPS = {
@@ -37,6 +43,67 @@ def peak_flops(device: jax.Device) -> float | None:
     return PEAK_FLOPS[max(matches, key=len)] if matches else None
 
 
+class DivergedError(RuntimeError):
+    """Too many steps in a row without a finite loss and gradient."""
+
+
+class Meter:
+    """Turns finished steps into logged numbers, and counts skipped ones.
+
+    At most STEPS_IN_FLIGHT steps are pending: reading an older step's numbers waits for it, which
+    keeps the host from running away from the device.
+    """
+
+    def __init__(self, config: Config, clips: int, flops_per_clip: float):
+        self._limit, self._clips = config.train.max_skipped, clips
+        peak = peak_flops(jax.devices()[0])
+        # Forward and backward: three times the forward's products.
+        self._flops = 3 * flops_per_clip / (peak * jax.device_count()) if peak else None
+        self._pending: deque[tuple[int, dict[str, jax.Array]]] = deque()
+        self._in_a_row, self.skipped = 0, 0
+        self.restart()
+
+    def restart(self) -> None:
+        self._began, self._steps, self.waited = time.perf_counter(), 0, 0.0
+
+    def add(self, step: int, step_metrics: dict[str, jax.Array]) -> None:
+        self._pending.append((step, step_metrics))
+        self._steps += 1
+        if len(self._pending) > STEPS_IN_FLIGHT:
+            self._retire()
+
+    def drain(self) -> dict[str, float]:
+        """Waits for every pending step; the last one's numbers."""
+        last = {}
+        while self._pending:
+            last = self._retire()
+        return last
+
+    def _retire(self) -> dict[str, float]:
+        step, step_metrics = self._pending.popleft()
+        values = {k: v.item() for k, v in jax.device_get(step_metrics).items()}
+        skipped = values.pop("skipped")
+        self.skipped += skipped
+        self._in_a_row = self._in_a_row + 1 if skipped else 0
+        if self._in_a_row > self._limit:
+            raise DivergedError(
+                f"step {step}: {self._in_a_row} steps in a row had no finite loss and gradient "
+                f"(loss {values['loss']}, gradient norm {values['grad_norm']}); lower "
+                "optim.base_lr, set optim.clip_norm or look at the data"
+            )
+        return values
+
+    def speed(self) -> dict[str, float]:
+        """Clips per second and the share of time spent waiting for data, since `restart`."""
+        spent = time.perf_counter() - self._began
+        rate = self._steps * self._clips / spent
+        numbers = {"clips_per_second": rate, "data_wait": self.waited / spent}
+        if self._flops:
+            numbers["mfu"] = rate * self._flops
+        self.restart()
+        return numbers
+
+
 class MetricWriter(Protocol):
     """The part of `clu.metric_writers.MetricWriter` that training uses."""
 
@@ -52,7 +119,9 @@ class JsonlWriter:
     def __init__(self, path: str, start: int):
         self.path = epath.Path(path)
         kept = [line for line in _lines(self.path) if json.loads(line)["step"] <= start]
-        self.path.write_text("".join(line + "\n" for line in kept))
+        draft = self.path.with_name(self.path.name + ".incomplete")
+        draft.write_text("".join(line + "\n" for line in kept))
+        draft.replace(self.path)  # a kill loses no line
         self._file = self.path.open("a")
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:

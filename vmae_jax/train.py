@@ -10,7 +10,6 @@ import dataclasses
 import logging
 import signal
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -27,14 +26,12 @@ from vmae_jax.config import Config, ConfigError, differences, to_dict
 
 log = logging.getLogger(__name__)
 
-STEPS_IN_FLIGHT = 2  # steps the host may run ahead of the device
-
-# Changed on resume, these would give other shapes, another order of data or other masks.
-FIXED_SETTINGS = ("seed", "task", "model.", "mask.", "data.batch_size", "data.views")
-
-
-class DivergedError(RuntimeError):
-    """Too many steps in a row without a finite loss and gradient."""
+# Changed on resume, these would give other shapes, another order of data, masks or targets.
+FIXED_SETTINGS = (
+    "seed", "task", "normalize_target", "mask.", "model.variant", "model.image_size",
+    "model.num_frames", "model.tubelet_size", "model.patch_size", "data.batch_size", "data.views",
+    "data.stride", "data.split",
+)  # fmt: skip
 
 
 class Stream(Protocol):
@@ -102,7 +99,7 @@ def every(step: int, interval: int, last: int) -> bool:
 
 
 def total_steps(config: Config, num_videos: int) -> int:
-    """Whole epochs are cut to whole batches, as the reference does."""
+    """Steps of the run: train.steps, or as many whole batches as the epochs hold."""
     if config.train.steps:
         return config.train.steps
     return max(1, int(config.train.epochs * (num_videos / config.data.batch_size)))
@@ -183,62 +180,6 @@ def check_resume(config: Config, meta: dict[str, Any], fingerprint: str, path: s
         log.warning("config.%s changed since the checkpoint: %r -> %r", key, old, new)
 
 
-class Meter:
-    """Turns finished steps into logged numbers, and counts skipped ones.
-
-    At most STEPS_IN_FLIGHT steps are pending: reading an older step's numbers waits for it, which
-    keeps the host from running away from the device.
-    """
-
-    def __init__(self, config: Config, clips: int, flops_per_clip: float):
-        self._limit, self._clips = config.train.max_skipped, clips
-        peak = metrics.peak_flops(jax.devices()[0])
-        # Forward and backward: three times the forward's products.
-        self._flops = 3 * flops_per_clip / (peak * jax.device_count()) if peak else None
-        self._pending: deque[dict[str, jax.Array]] = deque()
-        self._in_a_row, self.skipped = 0, 0
-        self.restart()
-
-    def restart(self) -> None:
-        self._began, self._steps, self.waited = time.perf_counter(), 0, 0.0
-
-    def add(self, step_metrics: dict[str, jax.Array]) -> None:
-        self._pending.append(step_metrics)
-        self._steps += 1
-        if len(self._pending) > STEPS_IN_FLIGHT:
-            self._retire()
-
-    def drain(self) -> dict[str, float]:
-        """Waits for every pending step; the last one's numbers."""
-        last = {}
-        while self._pending:
-            last = self._retire()
-        return last
-
-    def _retire(self) -> dict[str, float]:
-        values = {k: v.item() for k, v in jax.device_get(self._pending.popleft()).items()}
-        skipped = values.pop("skipped")
-        self.skipped += skipped
-        self._in_a_row = self._in_a_row + 1 if skipped else 0
-        if self._in_a_row > self._limit:
-            raise DivergedError(
-                f"{self._in_a_row} steps in a row had no finite loss and gradient "
-                f"(loss {values['loss']}, gradient norm {values['grad_norm']}); lower "
-                "optim.base_lr, set optim.clip_norm or look at the data"
-            )
-        return values
-
-    def speed(self) -> dict[str, float]:
-        """Clips per second and the share of time spent waiting for data, since `restart`."""
-        spent = time.perf_counter() - self._began
-        rate = self._steps * self._clips / spent
-        numbers = {"clips_per_second": rate, "data_wait": self.waited / spent}
-        if self._flops:
-            numbers["mfu"] = rate * self._flops
-        self.restart()
-        return numbers
-
-
 def train(config: Config, task: Task, workdir: str) -> Result:
     """Runs or continues a run in `workdir` until its last step or a signal."""
     workdir_path = epath.Path(workdir)
@@ -297,7 +238,13 @@ def train(config: Config, task: Task, workdir: str) -> Result:
         )
         stack.callback(writer.close)
         preemption = stack.enter_context(Preemption().watch())
-        return run.loop(state, start, step_fn, writer, terminal.advance, preemption)
+        try:
+            return run.loop(state, start, step_fn, writer, terminal.advance, preemption)
+        except metrics.DivergedError as error:
+            checkpoints.wait()
+            latest = checkpoints.latest()
+            last = "none was saved" if latest is None else checkpoints.path(latest)
+            raise metrics.DivergedError(f"{error}; last good checkpoint: {last}") from None
 
 
 @dataclasses.dataclass
@@ -332,7 +279,7 @@ class Run:
         writer.write_images(step, images)
         return tuple(_write_png(self.pictures / f"{n}_{step:07}.png", i) for n, i in images.items())
 
-    def scalars(self, step: int, meter: Meter) -> dict[str, float]:
+    def scalars(self, step: int, meter: metrics.Meter) -> dict[str, float]:
         """What is logged after `step`, in the order in which it is written."""
         return {
             **meter.drain(),
@@ -353,14 +300,14 @@ class Run:
     ) -> Result:
         config, steps, paths = self.config.train, self.steps, ()
         clips = self.config.data.batch_size * self.config.data.views
-        meter = Meter(self.config, clips, self.task.flops_per_clip)
+        meter = metrics.Meter(self.config, clips, self.task.flops_per_clip)
         batch = self.next_batch()
         step = start
         while step < steps and not preemption.signal:
             with jax.transfer_guard("disallow"):  # a hidden transfer would stall every step
                 state, step_metrics = step_fn(state, batch)
             step += 1
-            meter.add(step_metrics)
+            meter.add(step, step_metrics)
             failure = None
             if step < steps:  # fetched while the device works on the step above
                 asked = time.perf_counter()
@@ -369,25 +316,20 @@ class Run:
                 except Exception as error:  # log and keep what was learned, then fail
                     failure = error
                 meter.waited += time.perf_counter() - asked
-            try:
-                if every(step, config.log_every, steps):
-                    writer.write_scalars(step, self.scalars(step, meter))
-                elif step == start + 1:  # the first step compiles and says nothing about speed
-                    meter.drain()
-                    meter.restart()
-            except DivergedError as error:
-                self.checkpoints.wait()
-                latest = self.checkpoints.latest()
-                last = self.checkpoints.path(latest) if latest is not None else "none"
-                raise DivergedError(f"step {step}: {error}; last good checkpoint: {last}") from None
+            if every(step, config.log_every, steps):
+                writer.write_scalars(step, self.scalars(step, meter))
+            elif step == start + 1:  # the first step compiles and says nothing about speed
+                meter.drain()
+                meter.restart()
             advance(step)
-            stopping = bool(preemption.signal or failure)
-            if stopping or every(step, config.checkpoint_every, steps):
+            if failure or every(step, config.checkpoint_every, steps):
                 self.save(step, state)
             if failure:
                 raise failure
-            if every(step, config.picture_every, steps) and not stopping:
+            if every(step, config.picture_every, steps):
                 paths = self.draw(step, state, writer)
+        if preemption.signal:
+            self.save(step, state)
         writer.flush()
         self.checkpoints.wait()
         path = self.checkpoints.path(self.checkpoints.latest())

@@ -71,6 +71,8 @@ def prepare(directory: str | os.PathLike, *, clips_per_class: int = 8, seed: int
       The dataset directory, ready for training. 80 clips of 2.7 seconds by default.
     """
     videos, dataset = Path(directory, "videos"), Path(directory, "dataset")
+    if (dataset / "dataset_info.json").exists():  # written last
+        return str(dataset)
     write_videos(videos, clips_per_class=clips_per_class, seed=seed)
     build(videos, dataset, labels="folders", name="synthetic", short_side=96)
     return str(dataset)
