@@ -8,8 +8,13 @@ With your own videos (any length and format):
     python -m vmae_jax.main --config=configs/quickstart.py --config.data.dataset=YOUR_DATASET \
         --workdir=runs/mine
 
-Hardware: anything. Every number here is ours, chosen to show structure quickly at 64 pixels; the
-papers' recipes are the other files of this folder.
+Hardware: anything. Expect the loss to fall from about 0.7 to 0.02 on the embedded videos and the
+pictures to go from noise to the colours of a clip in roughly the right places; details take many
+more steps (--config.train.steps=5000).
+
+Every number here is ours, chosen to show something soon at 64 pixels; the papers' recipes are the
+other files of this folder. Plain pixels are the target, so that the pictures show nothing that the
+model did not guess, and a quarter of the patches is visible, because the grid has only 8x8 cells.
 """
 
 from vmae_jax import config as config_lib
@@ -17,9 +22,11 @@ from vmae_jax import config as config_lib
 
 def get_config(arg: str = ""):
     config = config_lib.defaults()
-    config.model.update(variant="tiny", image_size=64, num_frames=16, dtype="float32")
-    config.data.update(dataset="synthetic", batch_size=8, views=2, stride=2, threads=2)
-    # Per 256 videos, so 8 videos per step learn at 1.5e-3.
-    config.optim.update(base_lr=4.8e-2, min_lr=4.8e-4, warmup_epochs=2.0, clip_norm=1.0)
-    config.train.update(steps=300, log_every=10, checkpoint_every=100, picture_every=100)
+    config.normalize_target = False
+    config.model.update(variant="tiny", image_size=64, num_frames=8, dtype="float32")
+    config.mask.update(encoder="tube", encoder_ratio=0.75, decoder="running_cell")
+    config.data.update(dataset="synthetic", batch_size=4, views=2, stride=4, threads=2)
+    # Per 256 videos, so 4 videos per step learn at 3e-3.
+    config.optim.update(base_lr=0.192, min_lr=1.92e-3, warmup_epochs=1.0, clip_norm=1.0)
+    config.train.update(steps=500, log_every=10, checkpoint_every=100, picture_every=100)
     return config_lib.recipe(config, arg)

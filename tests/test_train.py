@@ -93,17 +93,22 @@ def one_device(request, monkeypatch):
     monkeypatch.setattr(sharding, "make_mesh", lambda c, _=None: make_mesh(c, jax.devices()[:1]))
 
 
+@pytest.fixture(scope="module")
+def losses_of_one_device(tmp_path_factory):
+    workdir, make_mesh = tmp_path_factory.mktemp("one"), sharding.make_mesh
+    with pytest.MonkeyPatch.context() as one:
+        one.setattr(sharding, "make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
+        run(TINY, workdir)
+    return losses(workdir)
+
+
 @pytest.mark.all_devices
 @pytest.mark.parametrize("shape", [(8, 1, 1), (2, 4, 1), (2, 2, 2)])
-def test_eight_devices_equal_one(tmp_path, monkeypatch, shape):
-    make_mesh = sharding.make_mesh
-    with monkeypatch.context() as one:
-        one.setattr(sharding, "make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
-        run(TINY, tmp_path / "one")
+def test_eight_devices_equal_one(tmp_path, losses_of_one_device, shape):
     mesh = dict(zip(("data", "fsdp", "tensor"), shape, strict=True))
     run(with_settings(TINY, mesh=mesh), tmp_path / "eight")
-    a, b = losses(tmp_path / "one"), losses(tmp_path / "eight")
-    assert list(a) == [1, 2, 3, 4, 5]
+    a, b = losses_of_one_device, losses(tmp_path / "eight")
+    assert list(a) == list(b) == [1, 2, 3, 4, 5]
     np.testing.assert_allclose(list(b.values()), list(a.values()), atol=1e-5)
 
 
@@ -134,10 +139,9 @@ def test_accumulation_is_the_mean_over_micro_batches():
     batch = {"video": jnp.asarray(next(FakeStream(config, 0))["video"])}
     new, metrics = jax.jit(train.make_step(config, task, tx))(state, batch)
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
+    value_and_grad = jax.jit(jax.value_and_grad(task.loss_fn, has_aux=True))
     wanted = [
-        jax.jit(jax.value_and_grad(task.loss_fn, has_aux=True))(
-            state["params"], {"video": batch["video"][i::4]}, jax.random.fold_in(key, i)
-        )
+        value_and_grad(state["params"], {"video": batch["video"][i::4]}, jax.random.fold_in(key, i))
         for i in range(4)
     ]
     assert float(metrics["loss"]) == pytest.approx(np.mean([w[0][0] for w in wanted]), rel=1e-6)
