@@ -30,6 +30,47 @@ def layer_norm(dim: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
     return nnx.LayerNorm(dim, epsilon=LAYER_NORM_EPS, dtype=dtype, rngs=rngs)
 
 
+def _scores(q: jax.Array, k: jax.Array) -> jax.Array:
+    return jnp.einsum("bhnk,bhmk->bhnm", q, k, preferred_element_type=jnp.float32)
+
+
+@jax.custom_vjp
+def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """softmax(q k^T) v for [B, H, N, K] -> [B, H, N, K]; q comes scaled, the softmax is float32.
+
+    The backward pass computes the [N, M] weights again from each row's log-sum-exp, so that none
+    are kept, and takes softmax's inner product from the output (as FlashAttention does, arXiv
+    2205.14135, appendix B.2).
+    """
+    return _attention_forward(q, k, v)[0]
+
+
+def _attention_forward(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, tuple]:
+    scores = _scores(q, k)
+    highest = scores.max(-1, keepdims=True)
+    weights = jnp.exp(scores - highest)
+    total = weights.sum(-1, keepdims=True)
+    out = jnp.einsum("bhnm,bhmk->bhnk", weights.astype(v.dtype), v) / total
+    out = out.astype(v.dtype)
+    return out, (q, k, v, out, highest + jnp.log(total))
+
+
+def _attention_backward(saved: tuple, grad: jax.Array) -> tuple[jax.Array, ...]:
+    q, k, v, out, log_total = saved
+    weights = jnp.exp(_scores(q, k) - log_total)
+    inner = (grad * out).astype(jnp.float32).sum(-1, keepdims=True)
+    grad_scores = weights * (_scores(grad, v) - inner)
+    weights, grad_scores = weights.astype(v.dtype), grad_scores.astype(q.dtype)
+    return (
+        jnp.einsum("bhnm,bhmk->bhnk", grad_scores, k),
+        jnp.einsum("bhnm,bhnk->bhmk", grad_scores, q),
+        jnp.einsum("bhnm,bhnk->bhmk", weights, grad),
+    )
+
+
+attention.defvjp(_attention_forward, _attention_backward)
+
+
 class Attention(nnx.Module):
     """Multi-head self-attention with a bias on queries and values, none on keys.
 
@@ -48,12 +89,10 @@ class Attention(nnx.Module):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, N, D] -> [B, N, D]
-        q, k, v = jnp.moveaxis(self.qkv(x), -3, 0)  # 3 x [B, N, H, K]
-        q = (q + self.q_bias.astype(q.dtype)) * q.shape[-1] ** -0.5
-        v = v + self.v_bias.astype(v.dtype)
-        scores = jnp.einsum("bnhk,bmhk->bhnm", q, k, preferred_element_type=jnp.float32)
-        weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-        return self.proj(jnp.einsum("bhnm,bmhk->bnhk", weights, v))
+        q, k, v = self.qkv(x).transpose(2, 0, 3, 1, 4)  # 3 x [B, H, N, K]
+        q = (q + self.q_bias[:, None].astype(q.dtype)) * q.shape[-1] ** -0.5
+        v = v + self.v_bias[:, None].astype(v.dtype)
+        return self.proj(attention(q, k, v).swapaxes(1, 2))
 
 
 class Block(nnx.Module):
