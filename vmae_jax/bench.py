@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 from vmae_jax.config import VARIANTS, Config, DataConfig, MaskConfig, ModelConfig
 
@@ -222,6 +222,7 @@ def _serve(connection: Connection, side: Side) -> None:
     turn()
     connection.send("ready")
     while connection.recv():
+        turn()  # what was paged out or went to sleep during the other side's turn comes back
         began = time.perf_counter()
         clips = turn()
         connection.send(clips / (time.perf_counter() - began))
@@ -302,6 +303,7 @@ def main(argv: list[str]) -> None:
     unknown = set(_PARTS.value) - {"model", "data"}
     if unknown or len(argv) > 1:
         raise app.UsageError(f"unknown part or argument {[*unknown, *argv[1:]]}: see --help")
+    logging.set_verbosity(logging.WARNING)  # TFDS announces every split
     model = ModelConfig(
         variant=_VARIANT.value, image_size=_SIZE.value, num_frames=_FRAMES.value, dtype=_DTYPE.value
     )
