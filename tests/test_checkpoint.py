@@ -14,7 +14,7 @@ def save_run(workdir, config):
     """A checkpoint as a run over two devices leaves it; returns the state in it."""
     task = FakeDataTask(config)
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:2])
-    init = train.make_init(config, task, optim.optimizer(config.optim, lambda step: 0.0))
+    init = train.make_init(config, task, optim.optimizer(config.optim))
     shapes = jax.eval_shape(init, jax.random.key(0))
     rng = np.random.default_rng(0)
     state = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes)

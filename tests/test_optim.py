@@ -24,7 +24,7 @@ def test_schedules_equal_the_reference(goldens):
             k["base_value"], k["final_value"], k["epochs"] * k["niter_per_ep"], warmup,
             k.get("start_warmup_value", 0.0),
         )  # fmt: skip
-        found = optim.schedule_values(schedule, len(case["values"]))
+        found = np.asarray(schedule(jnp.arange(len(case["values"]))))
         np.testing.assert_allclose(found, case["values"], rtol=2e-6, atol=1e-9, err_msg=name)
 
 
@@ -55,10 +55,18 @@ def test_clipping_divides_by_the_norm_plus_epsilon():
 def test_rates_scale_with_videos_per_step():
     config = OptimConfig(base_lr=6e-4, min_lr=1e-5, warmup_epochs=30)
     schedule = optim.learning_rate(config, 2048, steps=3000, steps_per_epoch=10)
-    values = optim.schedule_values(schedule, 3000)
+    values = np.asarray(schedule(jnp.arange(3000)))
     assert values[0] == 0
     assert values.max() == pytest.approx(6e-4 * 8)
     assert values[-1] == pytest.approx(1e-5 * 8, rel=0.01)
+
+
+def test_a_warm_up_in_steps_does_not_grow_with_the_data_set():
+    config = OptimConfig(base_lr=1e-3, warmup_steps=20)
+    schedule = optim.learning_rate(config, 256, steps=500, steps_per_epoch=1e6)
+    values = np.asarray(schedule(jnp.arange(500)))
+    assert values.argmax() in (19, 20)
+    assert values[0] == 0
 
 
 def test_a_warm_up_longer_than_the_run_is_an_error():

@@ -1,7 +1,7 @@
-"""Throughput on this machine: python -m vmae_jax.bench [--parts=model,data] [--peer]
+"""Throughput on this machine: python -m vmae_jax.bench [--parts=model,data] [--nopeer]
 
-    model  training steps of a variant; with --peer beside Hugging Face's VideoMAE in PyTorch
-    data   decoded training clips from shards, on one core; with --peer beside PyAV on the originals
+    model  training steps of a variant, beside Hugging Face's VideoMAE in PyTorch
+    data   decoded training clips from shards, on one core, beside PyAV on the original files
 
 Both sides of a comparison live in processes of their own and take turns, so that they meet the same
 machine. The ratio is taken within each round; a range that crosses 1 is not resolved. Run it on
@@ -9,6 +9,7 @@ idle cores.
 """
 
 import dataclasses
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -25,7 +26,7 @@ from absl import app, flags, logging
 from vmae_jax.config import VARIANTS, Config, DataConfig, MaskConfig, ModelConfig
 
 _PARTS = flags.DEFINE_list("parts", ["model", "data"], "What to measure: model, data.")
-_PEER = flags.DEFINE_bool("peer", False, "Measure the peer too, in turns (model: torch extra).")
+_PEER = flags.DEFINE_bool("peer", True, "Measure the peers too, in turns (model: torch extra).")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each side.", lower_bound=1)
 _VARIANT = flags.DEFINE_enum("variant", "S", sorted(VARIANTS), "Model size.")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of activations.")
@@ -66,9 +67,9 @@ def jax_training(model: ModelConfig, batch: int, steps: int) -> Callable[[], int
 
     config = Config(model=model, data=DataConfig(dataset="none", batch_size=batch, views=1))
     task = Pretrain(config)
-    tx = optim.optimizer(config.optim, lambda step: 1e-4)
+    tx = optim.optimizer(config.optim)
     state = jax.jit(train.make_init(config, task, tx))(jax.random.key(0))
-    step = jax.jit(train.make_step(config, task, tx), donate_argnums=0)
+    step = jax.jit(train.make_step(config, task, tx, lambda step: 1e-4), donate_argnums=0)
     rng = np.random.default_rng(0)
     video = jax.device_put(rng.integers(0, 256, _video_shape(model, batch), np.uint8))
 
@@ -174,13 +175,14 @@ def _clip_of_file(path: str, model: ModelConfig, rng: np.random.Generator) -> np
     with av.open(path) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
-        rate, total = stream.average_rate, stream.frames
+        rate, first = stream.average_rate, stream.start_time or 0
+        total = stream.frames or round((container.duration or 0) / av.time_base * rate)
         start = int(rng.integers(clips.num_starts(total, model.num_frames, STRIDE)))
         wanted = clips.clip_indices(total, model.num_frames, STRIDE, start)
-        container.seek(int(start / rate / stream.time_base), stream=stream)
+        container.seek(first + int(start / rate / stream.time_base), stream=stream)
         frames = {}
         for frame in container.decode(stream):
-            place = round(frame.pts * stream.time_base * rate)
+            place = round((frame.pts - first) * stream.time_base * rate)
             if place in wanted:
                 frames[place] = frame.to_ndarray(format="rgb24", threads=1)
             if place >= wanted[-1]:
@@ -277,7 +279,9 @@ def report(part: str, result: dict) -> Iterator[str]:
 def bench_model(model: ModelConfig) -> dict:
     args = (model, _BATCH.value, _STEPS.value)
     sides = [Side(f"vmae_jax {model.variant}, dual masking", jax_training, args)]
-    if _PEER.value:
+    if _PEER.value and not importlib.util.find_spec("transformers"):
+        print("no peer: pip install -e '.[torch]' brings transformers and torch")
+    elif _PEER.value:
         sides.append(Side("transformers VideoMAE, eager, no decoder masking", torch_training, args))
     return compare(take_turns(sides, _ROUNDS.value))
 
@@ -290,10 +294,11 @@ def bench_data(model: ModelConfig, folder: str) -> dict:
         os.makedirs(videos)
         _generate_original(os.path.join(videos, "original.mp4"))
     dataset = os.path.join(folder, "dataset")
-    build(videos, dataset)
+    report = build(videos, dataset)
     sides = [Side("shards, one core", shard_clips, (dataset, model, _CLIPS.value))]
     if _PEER.value:
-        files = sorted(os.path.join(d, f) for d, _, names in os.walk(videos) for f in names)
+        root = videos if os.path.isdir(videos) else ""
+        files = [os.path.join(root, video["path"]) for video in report.kept]
         sides.append(Side("PyAV on the originals, one core", original_clips,
                           (files, model, max(1, _CLIPS.value // 4))))  # fmt: skip
     return compare(take_turns(sides, _ROUNDS.value))

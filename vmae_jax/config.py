@@ -172,6 +172,7 @@ class OptimConfig:
     base_lr: float = 1e-3  # per 256 videos: lr = base_lr * data.batch_size / 256
     min_lr: float = 1e-5  # per 256 videos, at the end of the cosine
     warmup_epochs: float = 20.0  # linear from 0
+    warmup_steps: int = 0  # in steps instead, where the size of the data set is not known
     weight_decay: float = 0.05  # of kernels only
     b1: float = 0.9
     b2: float = 0.95
@@ -183,7 +184,7 @@ class OptimConfig:
     def __post_init__(self):
         _check(self.accumulate >= 1, "optim.accumulate", self.accumulate, "at least 1")
         _check(self.base_lr > 0, "optim.base_lr", self.base_lr, "more than 0")
-        for key in ("min_lr", "warmup_epochs", "weight_decay", "clip_norm"):
+        for key in ("min_lr", "warmup_epochs", "warmup_steps", "weight_decay", "clip_norm"):
             _check(getattr(self, key) >= 0, f"optim.{key}", getattr(self, key), "0 or more")
         for key in ("b1", "b2", "ema_decay"):
             _check(0 <= getattr(self, key) < 1, f"optim.{key}", getattr(self, key), "in [0, 1)")
@@ -267,7 +268,7 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.model.update(variant="tiny", patch_size=patch, image_size=4 * patch, num_frames=8)
     config.model.dtype = "float32"
     config.data.update(dataset="synthetic", batch_size=8, views=2, threads=2, workers=0)
-    config.optim.warmup_epochs = 0.25
+    config.optim.warmup_steps = 2
     config.train.update(steps=6, log_every=2, checkpoint_every=3, picture_every=0)
     config.mesh.update(data=-1, fsdp=1, tensor=1)
     return config

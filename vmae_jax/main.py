@@ -51,7 +51,9 @@ def with_dataset(config: config_lib.Config, workdir: str) -> config_lib.Config:
         return config
     from vmae_jax.data import synthetic
 
-    folder = os.path.join(workdir, "synthetic")
+    if "://" in workdir:  # videos are written and encoded on a disk
+        workdir = default_workdir(config_flags.get_config_filename(flags.FLAGS["config"]))
+    folder = os.path.join(os.path.abspath(workdir), "synthetic")
     if not os.path.isdir(folder):
         log.info("making the embedded videos and building their shards in %s", folder)
     directory = synthetic.prepare(folder)
@@ -150,6 +152,9 @@ def cli() -> None:
         app.run(main, flags_parser=parse_flags)
     except known as error:
         print(f"\nerror: {error}", file=sys.stderr)
+        sys.exit(1)
+    except ImportError as error:  # a file system of fsspec that is an extra
+        print(f"\nerror: {error}; gs:// needs pip install -e '.[gcs]'", file=sys.stderr)
         sys.exit(1)
 
 

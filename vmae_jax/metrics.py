@@ -4,12 +4,13 @@ The writers have the interface of `clu.metric_writers` (`write_scalars`, `write_
 `close`), which itself imports TensorFlow and so is not used.
 """
 
+import contextlib
 import datetime
 import json
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import jax
@@ -85,13 +86,20 @@ class Meter:
         skipped = values.pop("skipped")
         self.skipped += skipped
         self._in_a_row = self._in_a_row + 1 if skipped else 0
-        if self._in_a_row > self._limit:
+        if self._in_a_row >= self._limit:
             raise DivergedError(
                 f"step {step}: {self._in_a_row} steps in a row had no finite loss and gradient "
                 f"(loss {values['loss']}, gradient norm {values['grad_norm']}); lower "
                 "optim.base_lr, set optim.clip_norm or look at the data"
             )
         return values
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """What is done within does not count as time of training."""
+        paused = time.perf_counter()
+        yield
+        self._began += time.perf_counter() - paused
 
     def speed(self) -> dict[str, float]:
         """Clips per second and the share of time spent waiting for data, since `restart`."""
@@ -152,7 +160,7 @@ class TensorBoardWriter:
     def __init__(self, directory: str, start: int):
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(directory, purge_step=start + 1 if start else None)
+        self._writer = SummaryWriter(directory, purge_step=start + 1)
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         for name, value in scalars.items():
@@ -182,7 +190,7 @@ class TerminalWriter:
         if self._bar:
             self._bar.update(step - self._bar.n)
         elif self._began is None:  # after the first step, which compiles
-            self._began = (datetime.datetime.now(), step)
+            self._began = (time.perf_counter(), step)
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         short = {"loss": "{:.4f}", "clips_per_second": "{:.1f} clips/s", "data_wait": "wait {:.0%}"}
@@ -200,9 +208,9 @@ class TerminalWriter:
     def _eta(self, step: int) -> str:
         if self._began is None or step <= self._began[1]:
             return "ETA ?"
-        spent = datetime.datetime.now() - self._began[0]
+        spent = time.perf_counter() - self._began[0]
         left = spent / (step - self._began[1]) * (self._steps - step)
-        return f"ETA {str(left).split('.')[0]}"
+        return f"ETA {datetime.timedelta(seconds=int(left))}"
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         """A terminal shows none."""

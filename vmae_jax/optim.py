@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from vmae_jax.config import ConfigError, OptimConfig
@@ -34,11 +33,12 @@ def learning_rate(
     config: OptimConfig, batch_size: int, steps: int, steps_per_epoch: float
 ) -> Schedule:
     """The recipe's schedule, its rates scaled by videos per step / 256."""
-    warmup_steps = int(config.warmup_epochs * steps_per_epoch)
+    warmup_steps = config.warmup_steps or int(config.warmup_epochs * steps_per_epoch)
     if warmup_steps >= steps:
         raise ConfigError(
             f"config.optim.warmup_epochs = {config.warmup_epochs}: the warm-up takes "
-            f"{warmup_steps} steps but the run has {steps}; lower it or train longer"
+            f"{warmup_steps} steps but the run has {steps}; lower it (or optim.warmup_steps), or "
+            "train longer"
         )
     scale = batch_size / 256
     return warmup_cosine(config.base_lr * scale, config.min_lr * scale, steps, warmup_steps)
@@ -65,16 +65,11 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def optimizer(config: OptimConfig, schedule: Schedule) -> optax.GradientTransformation:
+def optimizer(config: OptimConfig) -> optax.GradientTransformation:
+    """AdamW's direction of ascent; the step multiplies it by minus the learning rate."""
     clip = clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     return optax.chain(
         clip,
         optax.scale_by_adam(config.b1, config.b2, config.eps),
         optax.add_decayed_weights(config.weight_decay, decay_mask),
-        optax.scale_by_learning_rate(schedule),
     )
-
-
-def schedule_values(schedule: Schedule, steps: int) -> np.ndarray:
-    """The schedule at every step, for plots and tests: float32 [steps]."""
-    return np.asarray(schedule(jnp.arange(steps)))

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 FIXED_SETTINGS = (
     "seed", "task", "normalize_target", "mask.", "model.variant", "model.image_size",
     "model.num_frames", "model.tubelet_size", "model.patch_size", "data.batch_size", "data.views",
-    "data.stride", "data.split",
+    "data.stride", "data.split", "optim.accumulate",
 )  # fmt: skip
 
 
@@ -118,7 +118,9 @@ def make_init(config: Config, task: Task, tx: optax.GradientTransformation) -> C
     return init
 
 
-def make_step(config: Config, task: Task, tx: optax.GradientTransformation) -> Callable:
+def make_step(
+    config: Config, task: Task, tx: optax.GradientTransformation, schedule: optim.Schedule
+) -> Callable:
     """step(state, batch) -> (state, metrics): one update, or none where it is not finite."""
     micro_batches = config.optim.accumulate
 
@@ -147,7 +149,9 @@ def make_step(config: Config, task: Task, tx: optax.GradientTransformation) -> C
         loss, grads = gradients(state["params"], batch, key)
         norm = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
-        new = {"params": optax.apply_updates(state["params"], updates), "opt_state": opt_state}
+        lr = schedule(state["step"])
+        params = jax.tree.map(lambda p, u: p - lr * u, state["params"], updates)
+        new = {"params": params, "opt_state": opt_state}
         if config.optim.ema_decay:
             new["ema_params"] = optax.incremental_update(
                 new["params"], state["ema_params"], 1 - config.optim.ema_decay
@@ -155,7 +159,7 @@ def make_step(config: Config, task: Task, tx: optax.GradientTransformation) -> C
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, {k: state[k] for k in new})
         new["step"] = state["step"] + 1
-        return new, {"loss": loss, "grad_norm": norm, "skipped": ~finite}
+        return new, {"loss": loss, "grad_norm": norm, "lr": lr, "skipped": ~finite}
 
     return step
 
@@ -164,6 +168,9 @@ def check_resume(config: Config, meta: dict[str, Any], fingerprint: str, path: s
     """Raises unless the checkpoint's run is this run; says which harmless settings changed."""
     changed = differences(meta["config"], to_dict(config))
     fixed = {k: v for k, v in changed.items() if k.startswith(FIXED_SETTINGS)}
+    average = changed.get("optim.ema_decay", (1, 1))
+    if bool(average[0]) != bool(average[1]):  # the state has one tree more, or less
+        fixed["optim.ema_decay"] = average
     if fixed:
         listed = ", ".join(f"{k}: {old!r} -> {new!r}" for k, (old, new) in fixed.items())
         raise ConfigError(
@@ -199,7 +206,7 @@ def train(config: Config, task: Task, workdir: str) -> Result:
         schedule = optim.learning_rate(
             config.optim, config.data.batch_size, steps, stream.num_videos / config.data.batch_size
         )
-        tx = optim.optimizer(config.optim, schedule)
+        tx = optim.optimizer(config.optim)
         init = make_init(config, task, tx)
         shapes = jax.eval_shape(init, jax.random.key(config.seed))
         shardings = sharding.tree_shardings(shapes, mesh)
@@ -221,11 +228,11 @@ def train(config: Config, task: Task, workdir: str) -> Result:
             return Result(start, steps, path, found, already_done=True)
 
         step_fn = jax.jit(
-            make_step(config, task, tx),
+            make_step(config, task, tx, schedule),
             donate_argnums=0,
             out_shardings=(shardings, sharding.replicated(mesh)),
         )
-        run = Run(config, task, stream, checkpoints, mesh, schedule, pictures, steps)
+        run = Run(config, task, stream, checkpoints, mesh, pictures, steps)
         terminal = metrics.TerminalWriter(config.task, start, steps)
         writer = metrics.MultiWriter(
             [
@@ -256,7 +263,6 @@ class Run:
     stream: Stream
     checkpoints: checkpoint.Checkpoints
     mesh: Mesh
-    schedule: optim.Schedule
     pictures: epath.Path
     steps: int
 
@@ -279,11 +285,10 @@ class Run:
         writer.write_images(step, images)
         return tuple(_write_png(self.pictures / f"{n}_{step:07}.png", i) for n, i in images.items())
 
-    def scalars(self, step: int, meter: metrics.Meter) -> dict[str, float]:
-        """What is logged after `step`, in the order in which it is written."""
+    def scalars(self, meter: metrics.Meter) -> dict[str, float]:
+        """What is logged, in the order in which it is written."""
         return {
             **meter.drain(),
-            "lr": float(self.schedule(step - 1)),
             **meter.speed(),
             "bad_records": len(self.stream.bad_records),
             "skipped": meter.skipped,
@@ -317,23 +322,27 @@ class Run:
                     failure = error
                 meter.waited += time.perf_counter() - asked
             if every(step, config.log_every, steps):
-                writer.write_scalars(step, self.scalars(step, meter))
+                writer.write_scalars(step, self.scalars(meter))
             elif step == start + 1:  # the first step compiles and says nothing about speed
                 meter.drain()
                 meter.restart()
             advance(step)
-            if failure or every(step, config.checkpoint_every, steps):
-                self.save(step, state)
+            # DO NOT SAVE BEFORE DRAWING AND FLUSHING: a run killed in between would start after
+            # them and never make up for what is missing.
+            with meter.pause():
+                if every(step, config.picture_every, steps) and not failure:
+                    paths = self.draw(step, state, writer)
+                if failure or every(step, config.checkpoint_every, steps):
+                    writer.flush()
+                    self.save(step, state)
             if failure:
                 raise failure
-            if every(step, config.picture_every, steps):
-                paths = self.draw(step, state, writer)
-        if preemption.signal:
+        if step < steps:
+            writer.flush()
             self.save(step, state)
-        writer.flush()
         self.checkpoints.wait()
         path = self.checkpoints.path(self.checkpoints.latest())
-        return Result(step, steps, path, paths, signal=preemption.signal)
+        return Result(step, steps, path, paths, signal=preemption.signal if step < steps else 0)
 
 
 def _write_overview(workdir: epath.Path, params: Any) -> None:

@@ -233,6 +233,11 @@ def test_a_worker_that_dies_is_an_error_that_names_its_videos(videos, tmp_path):
     assert len(records(tmp_path / "set")) == 20
 
 
+def test_a_bucket_as_out_is_refused_in_words(tmp_path):
+    with pytest.raises(BuildError, match=r"--out=gs://b/x: expected a folder .* copy"):
+        build(tmp_path, "gs://b/x")
+
+
 def test_two_builds_do_not_share_a_directory(videos, tmp_path):
     child = subprocess.Popen(
         command(videos, tmp_path / "set", "--workers=1"),
@@ -373,7 +378,7 @@ def test_command_prints_a_summary_and_what_to_do_next(videos, tmp_path):
     assert "2 videos kept, 0 rejected" in done.stdout
     last = done.stdout.strip().splitlines()[-1]
     assert "python -m vmae_jax.main" in last
-    assert last.endswith(f"--config.data.dataset={tmp_path / 'set'}")
+    assert last.endswith(f"--config.data.dataset={tmp_path / 'set'} --workdir=runs/set")
 
 
 def test_command_fails_in_one_line_when_nothing_is_left(tmp_path):

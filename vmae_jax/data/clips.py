@@ -16,7 +16,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from vmae_jax.data.records import RecordError
 
 CODECS = ("h264", "jpeg")
-_MAX_SIDE = 8192  # pixels; no video is larger, so a claim beyond it is damage
+MAX_SIDE = 8192  # pixels; no video is larger, so a claim beyond it is damage
 
 # Parallelism is over clips: threads inside OpenCV would only fight with it.
 cv2.setNumThreads(0)
@@ -82,9 +82,9 @@ class Record:
             raise RecordError(f"codec {self.codec[:40]!r}: expected one of {', '.join(CODECS)}")
         if self.num_frames < 1:
             raise RecordError(f"num_frames {self.num_frames}: expected at least 1")
-        if not (1 <= self.height <= _MAX_SIDE and 1 <= self.width <= _MAX_SIDE):
+        if not (1 <= self.height <= MAX_SIDE and 1 <= self.width <= MAX_SIDE):
             raise RecordError(
-                f"{self.width}x{self.height} pixels: expected sides of 1 to {_MAX_SIDE}"
+                f"{self.width}x{self.height} pixels: expected sides of 1 to {MAX_SIDE}"
             )
         if self.codec == "h264" and not self.video:
             raise RecordError("codec h264 without any video bytes")

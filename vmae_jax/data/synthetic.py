@@ -112,7 +112,9 @@ class _Shape:
         side = 2 * int(self._radius) + 1
         self._texture = _texture(rng, side, side)
         self._mask = _outline(rng, side)
-        self._center = rng.uniform((0, 0), size)
+        self._margin = 1.5 * self._radius  # out of sight on every side
+        self._span = np.add(size, 2 * self._margin)
+        self._center = rng.uniform((0, 0), self._span)
         self._angle = rng.uniform(0, 360)
         self._phase = rng.uniform()
         self._motion, _, self._way = name.partition("_")
@@ -142,10 +144,7 @@ class _Shape:
         center, angle = self._center, self._angle
         run = self._phase
         if self._motion == "move":
-            margin = 1.5 * self._radius
-            span = np.add(self._size, 2 * margin)
-            center = center + margin + t * self._speed * np.array(_DIRECTIONS[self._way])
-            center = center % span - margin  # leaves on one side, comes back on the other
+            center = center + t * self._speed * np.array(_DIRECTIONS[self._way])
         elif self._motion == "rotate":
             angle += t * self._speed * (-1 if self._way == "clockwise" else 1)
         elif self._motion == "zoom":
@@ -153,7 +152,9 @@ class _Shape:
         else:
             swing = self._reach * np.sin(2 * np.pi * (self._phase + t * self._speed))
             center = center + swing * np.array((1, 0) if self._way == "horizontally" else (0, 1))
-        return center, angle, _ZOOM_SPAN ** (run - 0.5)
+        # What leaves on one side comes back on the other: centers stay uniform at all times, in
+        # every class.
+        return center % self._span - self._margin, angle, _ZOOM_SPAN ** (run - 0.5)
 
 
 def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

@@ -58,7 +58,7 @@ def _attention_forward(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Ar
 def _attention_backward(saved: tuple, grad: jax.Array) -> tuple[jax.Array, ...]:
     q, k, v, out, log_total = saved
     weights = jnp.exp(_scores(q, k) - log_total)
-    inner = (grad * out).astype(jnp.float32).sum(-1, keepdims=True)
+    inner = (grad.astype(jnp.float32) * out).sum(-1, keepdims=True)
     grad_scores = weights * (_scores(grad, v) - inner)
     weights, grad_scores = weights.astype(v.dtype), grad_scores.astype(q.dtype)
     return (

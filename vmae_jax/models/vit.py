@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from vmae_jax.config import ModelConfig
@@ -54,7 +53,3 @@ class Encoder(nnx.Module):
 def positions_at(positions: jax.Array, num_tokens: int, dim: int) -> jax.Array:
     """Rows of the fixed position table at token indices [B, M] -> [B, M, dim]."""
     return jnp.asarray(layers.position_table(num_tokens, dim))[positions]
-
-
-def num_parameters(params: dict) -> int:
-    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))

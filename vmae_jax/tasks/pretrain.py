@@ -100,8 +100,9 @@ class Pretrain:
             if self.config.normalize_target
             else "guessed patches are as predicted"
         )
+        visible = masking.counts(self.config.model.grid, self.config.mask).visible
         caption = (
-            f"{self.config.mask.encoder_ratio:.0%} of the patches hidden "
+            f"{1 - visible / self.config.model.num_tokens:.0%} of the patches hidden "
             f"({self.config.mask.encoder} masking); {restored}"
         )
         return {"reconstruction": viz.reconstruction_sheet(video, masked, guess, caption)}

@@ -70,7 +70,13 @@ def build(
     Raises:
       BuildError: where the arguments, the videos or `out` do not allow a build, or nothing is left.
     """
-    videos, out = os.fspath(videos), os.path.abspath(out)
+    videos, out = os.fspath(videos), os.fspath(out)
+    if "://" in out:
+        raise BuildError(
+            f"--out={out}: expected a folder that all workers share; build there and copy the "
+            "finished dataset to the bucket, from where training reads it"
+        )
+    out = os.path.abspath(out)
     encoding = Encoding(codec, short_side, segment_seconds, max_pixels, max_frames)
     _check_options(encoding, name, num_shards, workers)
     manifest = read_manifest(videos, labels, split)
@@ -261,6 +267,7 @@ def _run(
         # Afterwards TFDS finds every shard finished: it only counts records and writes metadata.
         builder.run_local(open_tasks, workers, count)
     builder.VideoDataset(name, out, manifest.label_names).prepare(tasks, beam_options)
+    progress(total, total)  # Beam's workers do not say what they begin
 
 
 def _finish(tasks: Mapping[str, Sequence[ShardTask]], manifest: Manifest, out: str) -> Report:

@@ -21,6 +21,8 @@ goes on where it was; finished shards are kept.
       --beam_options=runner=FlinkRunner,flink_master=host:8081
 """
 
+import os
+import shlex
 import sys
 
 import tqdm
@@ -125,7 +127,8 @@ def main(argv: list[str]) -> None:
     print(f"\n{report.table()}\n\ndataset: {report.out} (details in report.json there)")
     print(
         "next:    python -m vmae_jax.main --config=configs/quickstart.py "
-        f"--config.data.dataset={report.out}{split}"
+        f"--config.data.dataset={shlex.quote(report.out)}{split} "
+        f"--workdir={shlex.quote(os.path.join('runs', os.path.basename(report.out)))}"
     )
 
 

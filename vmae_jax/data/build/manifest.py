@@ -55,7 +55,7 @@ def read_manifest(videos: str, labels: str | None = None, split: str = "train") 
       BuildError: where an input is missing or malformed, or no video is left.
     """
     root, paths = _list_paths(videos)
-    rows = _read_csv(labels) if labels and labels != "folders" else None
+    rows = _read_csv(labels, Path(root)) if labels and labels != "folders" else None
     if rows is None:
         wanted = paths
         rejected = []
@@ -117,22 +117,23 @@ def _list_paths(videos: str) -> tuple[str, list[str]]:
 
 def _relative(path: str, root: Path) -> str:
     """Relative to the root where it lies there; an absolute path elsewhere stays as it is."""
-    if os.path.isabs(path) and Path(path).is_relative_to(root):
-        return Path(path).relative_to(root).as_posix()
+    for base in (root, root.resolve()):
+        if os.path.isabs(path) and Path(path).is_relative_to(base):
+            return Path(path).relative_to(base).as_posix()
     return Path(os.path.normpath(path)).as_posix()
 
 
-def _read_csv(labels: str) -> dict[str, _Row]:
+def _read_csv(labels: str, root: Path) -> dict[str, _Row]:
     try:
         with open(labels, newline="", encoding="utf-8-sig") as file:
-            return _parse_csv(csv.reader(file), labels)
+            return _parse_csv(csv.reader(file), labels, root)
     except FileNotFoundError as error:
         raise BuildError(f"--labels={labels}: no such file; expected 'folders' or a CSV") from error
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise BuildError(f"--labels={labels}: not a readable CSV ({error})") from error
 
 
-def _parse_csv(reader: Iterable[list[str]], labels: str) -> dict[str, _Row]:
+def _parse_csv(reader: Iterable[list[str]], labels: str, root: Path) -> dict[str, _Row]:
     header = [name.strip() for name in next(iter(reader), [])]
     if header not in (["path", "label"], ["path", "label", "split"]):
         raise BuildError(
@@ -152,7 +153,7 @@ def _parse_csv(reader: Iterable[list[str]], labels: str) -> dict[str, _Row]:
         path, label, *split = (cell.strip() for cell in cells)
         if not path or split == [""]:
             raise BuildError(f"{labels}, line {line}: the {'split' if path else 'path'} is empty")
-        path = Path(os.path.normpath(path)).as_posix()
+        path = _relative(path, root)
         if path in rows:
             raise BuildError(f"{labels}, line {line}: {path} is on line {rows[path].line} too")
         if split:

@@ -20,7 +20,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 from vmae_jax.data.build import hdr
-from vmae_jax.data.clips import Record
+from vmae_jax.data.clips import MAX_SIDE, Record
 
 KEY_FRAME_EVERY = 16  # frames: a training clip decodes at most 15 frames that it does not use
 JPEG_QUALITY = 90
@@ -76,7 +76,9 @@ def transcode(file: str, encoding: Encoding) -> Iterator[Record]:
     """
     with _Source(file, encoding) as source:
         rate = source.rate
-        length = round(encoding.segment_seconds * rate) or math.inf
+        length = math.inf
+        if encoding.segment_seconds:
+            length = max(2, round(encoding.segment_seconds * rate))
         clip, clips = None, 0
         for tick, picture in enumerate(_constant_rate(source, rate)):
             if clip is None:
@@ -261,6 +263,9 @@ class _Upright:
     def __call__(self, frame: av.VideoFrame, stream: Any) -> np.ndarray:
         if self._size is None:
             self._size = _target_size(frame, stream.sample_aspect_ratio, self._short_side)
+            if max(self._size) > MAX_SIDE:
+                width, height = self._size
+                raise VideoError("too large", f"{width}x{height} pixels; sides up to {MAX_SIDE}")
             self._turn = _orientation(frame)
         width, height = self._size
         curve = hdr.CURVES.get(int(frame.color_trc))
