@@ -96,6 +96,9 @@ class Checkpoints:
     def _broken(self, step: int, error: Exception) -> CheckpointError:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         others = [s for s in self._manager.all_steps() if s != step]
+        if "do not match" in reason:
+            advice = "it was saved by another version or with other settings: use a new workdir"
+            return CheckpointError(f"{self.path(step)}: cannot be restored ({reason}); {advice}")
         advice = f"delete it to continue from step {max(others)}" if others else "use a new workdir"
         return CheckpointError(f"{self.path(step)}: cannot be restored ({reason[:300]}); {advice}")
 
