@@ -153,7 +153,9 @@ def cli() -> None:
     except known as error:
         print(f"\nerror: {error}", file=sys.stderr)
         sys.exit(1)
-    except ImportError as error:  # a file system of fsspec that is an extra
+    except ImportError as error:
+        if "gcsfs" not in str(error):
+            raise
         print(f"\nerror: {error}; gs:// needs pip install -e '.[gcs]'", file=sys.stderr)
         sys.exit(1)
 
