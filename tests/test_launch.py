@@ -64,7 +64,7 @@ def test_four_devices_share_a_model(tmp_path):
     out = local(
         "4", "--config=configs/quickstart.py:smoke", f"--workdir={tmp_path}",
         f"--config.data.dataset={dataset}", "--config.mesh.fsdp=2", "--config.train.steps=2",
-        "--config.train.checkpoint_every=2", "--config.optim.warmup_epochs=0.0",
+        "--config.train.checkpoint_every=2",
     )  # fmt: skip
     assert out.returncode == 0, out.stdout + out.stderr
     assert "pretrain tiny on 4 x cpu" in out.stdout

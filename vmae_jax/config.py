@@ -268,7 +268,7 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.model.update(variant="tiny", patch_size=patch, image_size=4 * patch, num_frames=8)
     config.model.dtype = "float32"
     config.data.update(dataset="synthetic", batch_size=8, views=2, threads=2, workers=0)
-    config.optim.warmup_steps = 2
+    config.optim.warmup_steps = 1
     config.train.update(steps=6, log_every=2, checkpoint_every=3, picture_every=0)
     config.mesh.update(data=-1, fsdp=1, tensor=1)
     return config

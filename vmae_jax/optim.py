@@ -35,10 +35,10 @@ def learning_rate(
     """The recipe's schedule, its rates scaled by videos per step / 256."""
     warmup_steps = config.warmup_steps or int(config.warmup_epochs * steps_per_epoch)
     if warmup_steps >= steps:
+        key = "warmup_steps" if config.warmup_steps else "warmup_epochs"
         raise ConfigError(
-            f"config.optim.warmup_epochs = {config.warmup_epochs}: the warm-up takes "
-            f"{warmup_steps} steps but the run has {steps}; lower it (or optim.warmup_steps), or "
-            "train longer"
+            f"config.optim.{key} = {getattr(config, key)}: the warm-up takes {warmup_steps} steps "
+            f"but the run has {steps}; lower it or train longer"
         )
     scale = batch_size / 256
     return warmup_cosine(config.base_lr * scale, config.min_lr * scale, steps, warmup_steps)
