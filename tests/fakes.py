@@ -52,7 +52,7 @@ class FakeStream:
 
 
 class FakeDataTask(Pretrain):
-    """Pre-training on fake clips; `spoil` maps a step to what its batch is replaced by."""
+    """Pre-training on fake clips."""
 
     fingerprint = "fake"
 
