@@ -7,6 +7,7 @@ pixels, frames or tokens; rates are per 256 videos; 0 switches an optional numbe
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,7 +37,7 @@ class Variant:
 
     patch_size: int
     encoder: Tower
-    decoder: Tower
+    decoder: Tower | None  # None: known as a classifier only
 
 
 # VideoMAE V2 (arXiv 2303.16727), table of architectures. g has an MLP ratio of 48/11 in both
@@ -49,6 +50,36 @@ VARIANTS: Mapping[str, Variant] = {
     "H": Variant(16, Tower(1280, 32, 16, 5120), Tower(512, 4, 8, 2048)),
     "g": Variant(14, Tower(1408, 40, 16, 6144), Tower(512, 4, 8, 2234)),
 }
+
+
+def tower_name(tower: Tower) -> str:
+    """Tower(192, 4, 3, 768) -> 192x4x3x768, as `model.variant` spells sizes of no variant."""
+    return "x".join(str(size) for size in dataclasses.astuple(tower))
+
+
+def variant_of(name: str) -> Variant:
+    """The variant of a name in VARIANTS, or of sizes spelled out as ENCODER or ENCODER+DECODER.
+
+    Each tower is DIMxDEPTHxHEADSxMLP, as in 192x4x3x768+96x2x3x384; the patch has 16 pixels.
+
+    Raises:
+      ConfigError: for anything else.
+    """
+    if name in VARIANTS:
+        return VARIANTS[name]
+    if not re.fullmatch(r"\d+(x\d+){3}(\+\d+(x\d+){3})?", name):
+        raise ConfigError(
+            f"config.model.variant = {name!r}: expected one of {', '.join(map(repr, VARIANTS))}, "
+            "or sizes DIMxDEPTHxHEADSxMLP, such as '192x4x3x768', or with '+' and the decoder's"
+        )
+    towers = [Tower(*map(int, part.split("x"))) for part in name.split("+")]
+    for tower in towers:
+        if 0 in dataclasses.astuple(tower) or tower.dim % tower.heads:
+            raise ConfigError(
+                f"config.model.variant = {name!r}: expected sizes of at least 1, and a width that "
+                f"its heads divide, found {tower_name(tower)}"
+            )
+    return Variant(16, towers[0], towers[1] if len(towers) > 1 else None)
 
 
 def _check(ok: bool, key: str, found: Any, expected: str) -> None:
@@ -74,13 +105,18 @@ class ModelConfig:
     patch_size: int = 0  # pixels per token side; 0 = the variant's own
     dtype: str = "bfloat16"  # of activations; parameters, statistics, softmax and loss are float32
     remat: str = "none"  # what the backward pass recomputes: none, dots (all but products), full
+    positions: str = "sincos"  # of the encoder's tokens: sincos (fixed) or learned
+    norm_eps: float = 1e-6  # of every LayerNorm; Hugging Face files may say 1e-12
+    encoder_norm: bool = True  # after the pre-training encoder; some Hugging Face files have none
 
     def __post_init__(self):
-        _one_of("model.variant", self.variant, VARIANTS)
+        variant = variant_of(self.variant)
+        _one_of("model.positions", self.positions, ("sincos", "learned"))
+        _check(self.norm_eps > 0, "model.norm_eps", self.norm_eps, "more than 0")
         _one_of("model.dtype", self.dtype, ("bfloat16", "float32"))
         _one_of("model.remat", self.remat, ("none", "dots", "full"))
         if self.patch_size == 0:
-            object.__setattr__(self, "patch_size", VARIANTS[self.variant].patch_size)
+            object.__setattr__(self, "patch_size", variant.patch_size)
         for size, part in (("image_size", "patch_size"), ("num_frames", "tubelet_size")):
             found, divisor = getattr(self, size), getattr(self, part)
             _check(divisor > 0, f"model.{part}", divisor, "a positive number")
@@ -94,11 +130,17 @@ class ModelConfig:
 
     @property
     def encoder(self) -> Tower:
-        return VARIANTS[self.variant].encoder
+        return variant_of(self.variant).encoder
 
     @property
     def decoder(self) -> Tower:
-        return VARIANTS[self.variant].decoder
+        decoder = variant_of(self.variant).decoder
+        if decoder is None:
+            raise ConfigError(
+                f"config.model.variant = {self.variant!r}: pre-training needs a decoder; add its "
+                "sizes, as in '192x4x3x768+96x2x3x384'"
+            )
+        return decoder
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -141,12 +183,107 @@ class MaskConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ClassifierConfig:
+    """What fine-tuning adds to the encoder, and what of it is trained."""
+
+    num_classes: int = 0  # 0 = as many as the data names
+    label_map: str = ""  # JSON list: the row of init_from's head for each class; "" = none
+    drop_path: float = 0.1  # of the last block; grows linearly from 0 at the first
+    head_dropout: float = 0.0
+    init_scale: float = 0.001  # of a fresh head
+    label_smoothing: float = 0.1
+    train_blocks: int = -1  # last blocks to train, with the norm and the head; -1 = everything
+    lora_rank: int = (
+        0  # of low-rank updates to attention, all else but norm and head frozen; 0 = off
+    )
+    lora_alpha: float = 16.0  # the update counts lora_alpha / lora_rank
+
+    def __post_init__(self):
+        for key in ("num_classes", "lora_rank", "init_scale"):
+            _check(getattr(self, key) >= 0, f"classifier.{key}", getattr(self, key), "0 or more")
+        for key in ("drop_path", "head_dropout", "label_smoothing"):
+            found = getattr(self, key)
+            _check(0 <= found < 1, f"classifier.{key}", found, "a share in [0, 1)")
+        _check(self.train_blocks >= -1, "classifier.train_blocks", self.train_blocks, "-1 or more")
+        _check(
+            self.lora_rank == 0 or self.train_blocks == -1,
+            "classifier.train_blocks",
+            self.train_blocks,
+            "-1 with classifier.lora_rank, which freezes all blocks",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Augmentation of fine-tuning clips; 0 or "" switches a part off."""
+
+    randaugment: str = "rand-m7-n4-mstd0.5-inc1"  # timm's name; the same for all frames of a view
+    min_area: float = 0.08  # of a random resized crop, as a share of the frame
+    flip: float = 0.5  # probability; 0 where left and right tell classes apart, as in SSv2
+    erase: float = 0.25  # probability of a box of noise, the same box in all frames
+    mixup: float = 0.8  # both parameters of the Beta distribution
+    cutmix: float = 1.0
+    mix_probability: float = 1.0  # of either, for a batch
+    cutmix_share: float = 0.5  # of the mixed batches, where both are on
+
+    def __post_init__(self):
+        _check(
+            not self.randaugment or re.fullmatch(RANDAUGMENT, self.randaugment) is not None,
+            "augment.randaugment",
+            self.randaugment,
+            "such as 'rand-m7-n4-mstd0.5-inc1', or ''",
+        )
+        for key in ("flip", "erase", "mix_probability", "cutmix_share"):
+            found = getattr(self, key)
+            _check(0 <= found <= 1, f"augment.{key}", found, "a probability in [0, 1]")
+        _check(0 < self.min_area <= 1, "augment.min_area", self.min_area, "a share in (0, 1]")
+        for key in ("mixup", "cutmix"):
+            _check(getattr(self, key) >= 0, f"augment.{key}", getattr(self, key), "0 or more")
+
+
+RANDAUGMENT = (
+    r"rand-m(?P<magnitude>\d+)-n(?P<layers>\d+)(-mstd(?P<std>[\d.]+))?(-inc(?P<inc>[01]))?"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """Multi-view testing: the softmax of clips x crops views is averaged per video."""
+
+    split: str = "val"
+    clips: int = 5  # temporal clips of a video: 5 dense, 2 sparse
+    crops: int = 3  # along the longer side
+    batch_size: int = 8  # videos per step over all processes
+    every: int = 0  # training steps between evaluations of one central view; 0 = never
+
+    def __post_init__(self):
+        for key in ("clips", "crops", "batch_size"):
+            _check(getattr(self, key) >= 1, f"eval.{key}", getattr(self, key), "at least 1")
+        _check(self.every >= 0, "eval.every", self.every, "0 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeConfig:
+    """Frozen evaluation of an encoder."""
+
+    kind: str = "linear"  # linear, attentive or knn
+    neighbors: int = 20  # of knn
+    temperature: float = 0.07  # of knn's votes: exp(cosine similarity / temperature)
+
+    def __post_init__(self):
+        _one_of("probe.kind", self.kind, ("linear", "attentive", "knn"))
+        _check(self.neighbors >= 1, "probe.neighbors", self.neighbors, "at least 1")
+        _check(self.temperature > 0, "probe.temperature", self.temperature, "more than 0")
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
     dataset: str = "synthetic"  # a dataset directory (local or any fsspec URL), or 'synthetic'
     split: str = "train"
     batch_size: int = 256  # videos per step over all processes; the views of each come on top
     views: int = 4  # augmented views per decoded clip
-    stride: int = 4  # frames between two sampled frames
+    sampling: str = "dense"  # dense (every stride-th frame) or sparse (a frame of each segment)
+    stride: int = 4  # frames between two sampled frames, where sampling is dense
     threads: int = 4  # decoding threads (in each worker process, if there are any)
     workers: int = 0  # decoding processes on this host; 0 decodes in threads of this one
     prefetch: int = 4  # batches ready ahead of the step
@@ -156,6 +293,7 @@ class DataConfig:
         _check(
             bool(self.dataset), "data.dataset", self.dataset, "a dataset directory or 'synthetic'"
         )
+        _one_of("data.sampling", self.sampling, ("dense", "sparse"))
         for key in ("batch_size", "views", "stride", "threads", "prefetch"):
             _check(getattr(self, key) >= 1, f"data.{key}", getattr(self, key), "at least 1")
         _check(self.workers >= 0, "data.workers", self.workers, "0 or more")
@@ -173,6 +311,7 @@ class OptimConfig:
     min_lr: float = 1e-5  # per 256 videos, at the end of the cosine
     warmup_epochs: float = 20.0  # linear from 0
     warmup_steps: int = 0  # in steps instead, where the size of the data set is not known
+    layer_decay: float = 1.0  # factor of the learning rate per block, counted from the head down
     weight_decay: float = 0.05  # of kernels only
     b1: float = 0.9
     b2: float = 0.95
@@ -186,6 +325,9 @@ class OptimConfig:
         _check(self.base_lr > 0, "optim.base_lr", self.base_lr, "more than 0")
         for key in ("min_lr", "warmup_epochs", "warmup_steps", "weight_decay", "clip_norm"):
             _check(getattr(self, key) >= 0, f"optim.{key}", getattr(self, key), "0 or more")
+        _check(
+            0 < self.layer_decay <= 1, "optim.layer_decay", self.layer_decay, "a factor in (0, 1]"
+        )
         for key in ("b1", "b2", "ema_decay"):
             _check(0 <= getattr(self, key) < 1, f"optim.{key}", getattr(self, key), "in [0, 1)")
 
@@ -223,17 +365,24 @@ class TrainConfig:
 @dataclasses.dataclass(frozen=True)
 class Config:
     seed: int = 0
-    task: str = "pretrain"
+    task: str = "pretrain"  # pretrain, finetune or probe
+    mode: str = "train"  # train, or eval: test the workdir's last checkpoint, or init_from
+    init_from: str = ""  # weights to start from: a workdir, .pth, .safetensors or model directory
     normalize_target: bool = True  # per patch and channel; False = plain pixels in [0, 1]
     model: ModelConfig = ModelConfig()
     mask: MaskConfig = MaskConfig()
+    classifier: ClassifierConfig = ClassifierConfig()
+    probe: ProbeConfig = ProbeConfig()
     data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    eval: EvalConfig = EvalConfig()
     optim: OptimConfig = OptimConfig()
     mesh: MeshConfig = MeshConfig()
     train: TrainConfig = TrainConfig()
 
     def __post_init__(self):
-        _one_of("task", self.task, ("pretrain",))
+        _one_of("task", self.task, ("pretrain", "finetune", "probe"))
+        _one_of("mode", self.mode, ("train", "eval"))
         _check(self.seed >= 0, "seed", self.seed, "0 or more")
         clips = self.data.batch_size * self.data.views
         _check(
@@ -242,6 +391,26 @@ class Config:
             self.optim.accumulate,
             f"a divisor of data.batch_size * data.views = {clips}",
         )
+        if self.task == "pretrain":
+            self._check_pretraining()
+        depth = self.model.encoder.depth
+        _check(
+            self.classifier.train_blocks <= depth,
+            "classifier.train_blocks",
+            self.classifier.train_blocks,
+            f"-1 to {depth}, the blocks of {self.model.variant}",
+        )
+
+    def _check_pretraining(self) -> None:
+        _check(self.mode == "train", "mode", self.mode, "'train' with task = 'pretrain'")
+        _check(
+            self.data.sampling == "dense", "data.sampling", self.data.sampling,
+            "'dense' with task = 'pretrain'",
+        )  # fmt: skip
+        _check(
+            self.optim.layer_decay == 1, "optim.layer_decay", self.optim.layer_decay,
+            "1.0 with task = 'pretrain'",
+        )  # fmt: skip
         _, h, w = self.model.grid
         if self.mask.decoder == "running_cell" and (h % 2 or w % 2):
             patch = self.model.patch_size
@@ -264,10 +433,13 @@ def _model_defaults() -> dict[str, Any]:
 
 def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """The same recipe in seconds on a CPU: a tiny model of its patch size, synthetic videos."""
-    patch = config.model.patch_size or VARIANTS[config.model.variant].patch_size
+    patch = config.model.patch_size or variant_of(config.model.variant).patch_size
     config.model.update(variant="tiny", patch_size=patch, image_size=4 * patch, num_frames=8)
     config.model.dtype = "float32"
     config.data.update(dataset="synthetic", batch_size=8, views=2, threads=2, workers=0)
+    config.init_from = ""
+    config.classifier.update(num_classes=0, label_map="", train_blocks=-1)
+    config.eval.update(clips=2, crops=1, batch_size=4)
     config.optim.warmup_steps = 1
     config.train.update(steps=6, log_every=2, checkpoint_every=3, picture_every=0)
     config.mesh.update(data=-1, fsdp=1, tensor=1)

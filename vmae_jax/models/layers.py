@@ -3,7 +3,9 @@
 Shapes: B samples, N tokens, D width, H heads, K head width, P values per patch.
 """
 
+import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +13,8 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from vmae_jax.config import Tower
+from vmae_jax.config import ModelConfig, Tower
 
-LAYER_NORM_EPS = 1e-6
 # ImageNet statistics; the model's input is normalised with them (the targets are not).
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
@@ -26,8 +27,8 @@ REMAT_POLICIES = {
 }
 
 
-def layer_norm(dim: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    return nnx.LayerNorm(dim, epsilon=LAYER_NORM_EPS, dtype=dtype, rngs=rngs)
+def layer_norm(dim: int, config: ModelConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    return nnx.LayerNorm(dim, epsilon=config.norm_eps, dtype=config.dtype, rngs=rngs)
 
 
 def _scores(q: jax.Array, k: jax.Array) -> jax.Array:
@@ -71,64 +72,125 @@ def _attention_backward(saved: tuple, grad: jax.Array) -> tuple[jax.Array, ...]:
 attention.defvjp(_attention_forward, _attention_backward)
 
 
+@dataclasses.dataclass(frozen=True)
+class BlockStyle:
+    """How the blocks of a tower start, and what fine-tuning adds to them."""
+
+    init: nnx.Initializer = xavier  # of kernels
+    lora_rank: int = 0  # of trainable low-rank updates of attention's kernels; 0 = none
+    lora_scale: float = 1.0  # factor of those updates
+
+
+class LowRank(nnx.Module):
+    """The update x A B of a frozen kernel (LoRA, arXiv 2106.09685). B starts at zero."""
+
+    def __init__(
+        self,
+        inputs: tuple[int, ...],
+        outputs: tuple[int, ...],
+        style: BlockStyle,
+        dtype: DTypeLike,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        self.axes, self.scale, self.dtype = len(inputs), style.lora_scale, dtype
+        a_shape = (math.prod(inputs), style.lora_rank)
+        a = nnx.initializers.he_uniform()(rngs.params(), a_shape)
+        self.a = nnx.Param(a.reshape(*inputs, style.lora_rank))
+        self.b = nnx.Param(jnp.zeros((style.lora_rank, *outputs)))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        a, b = self.a[...].astype(self.dtype), self.b[...].astype(self.dtype)
+        return self.scale * jnp.tensordot(jnp.tensordot(x, a, self.axes), b, 1)
+
+
 class Attention(nnx.Module):
     """Multi-head self-attention with a bias on queries and values, none on keys.
 
     Heads are an axis of their own, so that tensor parallelism can split them.
     """
 
-    def __init__(self, tower: Tower, dtype: DTypeLike, *, rngs: nnx.Rngs):
+    def __init__(self, tower: Tower, config: ModelConfig, style: BlockStyle, *, rngs: nnx.Rngs):
         heads = (tower.heads, tower.dim // tower.heads)
         self.qkv = nnx.LinearGeneral(
-            tower.dim, (3, *heads), use_bias=False, kernel_init=xavier, dtype=dtype, rngs=rngs
-        )
+            tower.dim, (3, *heads), use_bias=False, kernel_init=style.init, dtype=config.dtype,
+            rngs=rngs,
+        )  # fmt: skip
         self.q_bias = nnx.Param(jnp.zeros(heads))
         self.v_bias = nnx.Param(jnp.zeros(heads))
         self.proj = nnx.LinearGeneral(
-            heads, tower.dim, axis=(-2, -1), kernel_init=xavier, dtype=dtype, rngs=rngs
+            heads, tower.dim, axis=(-2, -1), kernel_init=style.init, dtype=config.dtype, rngs=rngs
         )
+        low_rank = functools.partial(LowRank, style=style, dtype=config.dtype, rngs=rngs)
+        self.qkv_lora = low_rank((tower.dim,), (3, *heads)) if style.lora_rank else None
+        self.proj_lora = low_rank(heads, (tower.dim,)) if style.lora_rank else None
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, N, D] -> [B, N, D]
-        q, k, v = self.qkv(x).transpose(2, 0, 3, 1, 4)  # 3 x [B, H, N, K]
+        qkv = self.qkv(x) if self.qkv_lora is None else self.qkv(x) + self.qkv_lora(x)
+        q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # 3 x [B, H, N, K]
         q = (q + self.q_bias[:, None].astype(q.dtype)) * q.shape[-1] ** -0.5
         v = v + self.v_bias[:, None].astype(v.dtype)
-        return self.proj(attention(q, k, v).swapaxes(1, 2))
+        out = attention(q, k, v).swapaxes(1, 2)
+        return self.proj(out) if self.proj_lora is None else self.proj(out) + self.proj_lora(out)
 
 
 class Block(nnx.Module):
     """Pre-norm transformer block."""
 
-    def __init__(self, tower: Tower, dtype: DTypeLike, *, rngs: nnx.Rngs):
-        linear = functools.partial(nnx.Linear, kernel_init=xavier, dtype=dtype, rngs=rngs)
-        self.norm1 = layer_norm(tower.dim, dtype, rngs)
-        self.attn = Attention(tower, dtype, rngs=rngs)
-        self.norm2 = layer_norm(tower.dim, dtype, rngs)
+    def __init__(self, tower: Tower, config: ModelConfig, style: BlockStyle, *, rngs: nnx.Rngs):
+        linear = functools.partial(
+            nnx.Linear, kernel_init=style.init, dtype=config.dtype, rngs=rngs
+        )
+        self.norm1 = layer_norm(tower.dim, config, rngs)
+        self.attn = Attention(tower, config, style, rngs=rngs)
+        self.norm2 = layer_norm(tower.dim, config, rngs)
         self.fc1 = linear(tower.dim, tower.mlp_dim)
         self.fc2 = linear(tower.mlp_dim, tower.dim)
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # [B, N, D] -> [B, N, D]
-        x = x + self.attn(self.norm1(x))
-        return x + self.fc2(jax.nn.gelu(self.fc1(self.norm2(x)), approximate=False))
+    def __call__(self, x: jax.Array, keep: jax.Array | None = None) -> jax.Array:
+        """[B, N, D] -> [B, N, D]; `keep` [2, B] multiplies the two branches (see `drop_path`)."""
+
+        def branch(i: int, y: jax.Array) -> jax.Array:
+            return y if keep is None else y * keep[i, :, None, None].astype(y.dtype)
+
+        x = x + branch(0, self.attn(self.norm1(x)))
+        hidden = jax.nn.gelu(self.fc1(self.norm2(x)), approximate=False)
+        return x + branch(1, self.fc2(hidden))
 
 
 class Blocks(nnx.Module):
     """A stack of blocks: every parameter has a leading layer axis, and one block is compiled."""
 
-    def __init__(self, tower: Tower, dtype: DTypeLike, remat: str, *, rngs: nnx.Rngs):
-        self.remat = remat
+    def __init__(
+        self, tower: Tower, config: ModelConfig, style: BlockStyle | None = None, *, rngs: nnx.Rngs
+    ):
+        self.remat, self.depth = config.remat, tower.depth
 
         def make(key: jax.Array) -> Block:
-            return Block(tower, dtype, rngs=nnx.Rngs(key))
+            return Block(tower, config, style or BlockStyle(), rngs=nnx.Rngs(key))
 
         self.blocks = jax.vmap(make)(jax.random.split(rngs.params(), tower.depth))
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # [B, N, D] -> [B, N, D]
-        def step(x: jax.Array, block: Block) -> tuple[jax.Array, None]:
-            return block(x), None
+    def __call__(self, x: jax.Array, keep: jax.Array | None = None) -> jax.Array:
+        """[B, N, D] -> [B, N, D]; `keep`: [layers, 2, B] of `drop_path`, or None."""
+
+        def step(x: jax.Array, layer: tuple[Block, jax.Array | None]) -> tuple[jax.Array, None]:
+            block, keep = layer
+            return block(x, keep), None
 
         if self.remat != "none":
             step = jax.checkpoint(step, policy=REMAT_POLICIES[self.remat])
-        return jax.lax.scan(step, x, self.blocks)[0]
+        return jax.lax.scan(step, x, (self.blocks, keep))[0]
+
+
+def drop_path(key: jax.Array, rate: float, depth: int, batch: int) -> jax.Array:
+    """Stochastic depth (arXiv 1603.09382): factors [depth, 2, batch] of each sample's branches.
+
+    A branch is dropped with a probability that grows linearly from 0 at the first block to `rate`
+    at the last; those that stay are scaled up, so that the mean remains.
+    """
+    kept = 1 - jnp.linspace(0, rate, depth)[:, None, None]
+    return jax.random.bernoulli(key, kept, (depth, 2, batch)) / kept
 
 
 @functools.cache
@@ -137,6 +199,12 @@ def position_table(n: int, dim: int) -> np.ndarray:
     j = np.arange(dim)
     angle = np.arange(n)[:, None] / np.power(10000, 2 * (j // 2) / dim)
     return np.where(j % 2 == 0, np.sin(angle), np.cos(angle)).astype(np.float32)
+
+
+def tower_macs(tower: Tower, n: int) -> int:
+    """Multiply-adds of a stack of blocks over n tokens: matrix products only."""
+    each = 4 * tower.dim**2 + 2 * tower.dim * tower.mlp_dim + 2 * n * tower.dim
+    return tower.depth * n * each
 
 
 def patchify(video: jax.Array, tubelet_size: int, patch_size: int) -> jax.Array:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vmae_jax.config import MaskConfig, ModelConfig, Tower
+from vmae_jax.config import MaskConfig, ModelConfig
 from vmae_jax.models import layers, masking, vit
 
 
@@ -21,14 +21,14 @@ class MaskedAutoencoder(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         encoder, decoder = config.encoder, config.decoder
-        self.encoder = vit.Encoder(config, rngs=rngs)
+        self.encoder = vit.Encoder(config, norm=config.encoder_norm, rngs=rngs)
         self.to_decoder = nnx.Linear(
             encoder.dim, decoder.dim, use_bias=False, kernel_init=layers.xavier,
             dtype=config.dtype, rngs=rngs,
         )  # fmt: skip
         self.mask_token = nnx.Param(_mask_token(rngs.params(), (decoder.dim,)))
-        self.decoder = layers.Blocks(decoder, config.dtype, config.remat, rngs=rngs)
-        self.norm = layers.layer_norm(decoder.dim, config.dtype, rngs)
+        self.decoder = layers.Blocks(decoder, config, rngs=rngs)
+        self.norm = layers.layer_norm(decoder.dim, config, rngs)
         self.head = nnx.Linear(
             decoder.dim, config.patch_dim, kernel_init=layers.xavier, dtype=config.dtype, rngs=rngs
         )
@@ -92,11 +92,9 @@ def forward_flops(model: ModelConfig, mask: MaskConfig) -> int:
     """FLOPs of one clip's forward pass: matrix products only, two per multiply-add."""
     sizes = masking.counts(model.grid, mask)
 
-    def tower(t: Tower, n: int) -> int:
-        return t.depth * n * (4 * t.dim**2 + 2 * t.dim * t.mlp_dim + 2 * n * t.dim)
-
     encoder, decoder = model.encoder, model.decoder
     macs = sizes.visible * encoder.dim * (model.patch_dim + decoder.dim)
-    macs += tower(encoder, sizes.visible) + tower(decoder, sizes.visible + sizes.decoded)
+    macs += layers.tower_macs(encoder, sizes.visible)
+    macs += layers.tower_macs(decoder, sizes.visible + sizes.decoded)
     macs += sizes.predicted * decoder.dim * model.patch_dim
     return 2 * macs

@@ -1,5 +1,7 @@
 """The vision transformer over video patches that pre-training and fine-tuning share."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -31,23 +33,65 @@ class PatchEmbed(nnx.Module):
         )
 
     def __call__(self, patches: jax.Array) -> jax.Array:
-        """uint8 [B, N, P] -> [B, N, D]."""
-        return self.linear(layers.normalize_pixels(patches))
+        """Pixels uint8, or floats that are normalised already, [B, N, P] -> [B, N, D]."""
+        if patches.dtype == jnp.uint8:
+            patches = layers.normalize_pixels(patches)
+        return self.linear(patches)
 
 
 class Encoder(nnx.Module):
-    """Patch embedding, positions and blocks over the tokens that are shown, with a final norm."""
+    """Patch embedding, positions and blocks over the tokens that are shown, with a final norm.
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    Where only the last blocks are trained, the others are a stack of their own, `stem`, through
+    which no gradient has to pass.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        norm: bool,
+        train_blocks: int = -1,
+        style: layers.BlockStyle | None = None,
+        rngs: nnx.Rngs,
+    ):
+        tower = config.encoder
+        last = tower.depth if train_blocks < 0 else train_blocks
         self.patch_embed = PatchEmbed(config, rngs=rngs)
-        self.tower = layers.Blocks(config.encoder, config.dtype, config.remat, rngs=rngs)
-        self.norm = layers.layer_norm(config.encoder.dim, config.dtype, rngs)
+        self.positions = None
+        if config.positions == "learned":
+            self.positions = nnx.Param(jnp.zeros((config.num_tokens, tower.dim)))
 
-    def __call__(self, patches: jax.Array, positions: jax.Array, num_tokens: int) -> jax.Array:
-        """Patches uint8 [B, M, P] at token indices [B, M] of num_tokens -> [B, M, D]."""
+        def stack(depth: int) -> layers.Blocks | None:
+            part = dataclasses.replace(tower, depth=depth)
+            return layers.Blocks(part, config, style, rngs=rngs) if depth else None
+
+        self.stem = stack(tower.depth - last)
+        self.tower = stack(last)
+        self.norm = layers.layer_norm(tower.dim, config, rngs) if norm else None
+
+    def __call__(
+        self,
+        patches: jax.Array,
+        positions: jax.Array,
+        num_tokens: int,
+        keep: jax.Array | None = None,
+    ) -> jax.Array:
+        """Patches [B, M, P] at token indices [B, M] of num_tokens -> [B, M, D].
+
+        Args:
+          keep: [layers, 2, B] of `layers.drop_path`, or None.
+        """
         x = self.patch_embed(patches)
-        x = x + positions_at(positions, num_tokens, x.shape[-1]).astype(x.dtype)
-        return self.norm(self.tower(x))
+        if self.positions is None:
+            x = x + positions_at(positions, num_tokens, x.shape[-1]).astype(x.dtype)
+        else:
+            x = x + self.positions[...][positions].astype(x.dtype)
+        layer = 0
+        for stack in filter(None, (self.stem, self.tower)):
+            part = None if keep is None else keep[layer : layer + stack.depth]
+            x, layer = stack(x, part), layer + stack.depth
+        return x if self.norm is None else self.norm(x)
 
 
 def positions_at(positions: jax.Array, num_tokens: int, dim: int) -> jax.Array:
