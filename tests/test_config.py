@@ -63,7 +63,7 @@ def test_recipes_carry_the_published_numbers(name, numbers):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"modle": {}}, r"config.modle: no such setting; did you mean 'model'\?"),
+        ({"optin": {}}, r"config.optin: no such setting; did you mean 'optim'\?"),
         ({"data": {"datset": "x"}}, r"config.data.datset: .*did you mean 'data.dataset'\?"),
         ({"seed": "one"}, r"config.seed = 'one': expected int, found str"),
         ({"seed": True}, r"config.seed = True: expected int, found bool"),

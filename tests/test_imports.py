@@ -19,11 +19,12 @@ PACKAGE = Path(__file__).parents[1] / "vmae_jax"
 FLOORS = (
     ("main", "bench", "data.build.__main__"),
     ("train", "tasks"),
-    ("checkpoint", "optim", "data.pipeline", "data.synthetic", "models", "convert", "viz"),
+    ("evaluate", "convert"),
+    ("checkpoint", "optim", "data.pipeline", "data.evaluation", "data.synthetic", "models"),
     ("data.build",),
     ("models.layers", "data.records", "data.shards", "data.clips", "data.augment"),
-    ("sharding", "metrics"),
-    ("config",),
+    ("sharding", "metrics", "viz"),
+    ("tree", "config"),
 )
 FLOOR_OF = {name: -i for i, names in enumerate(FLOORS) for name in names}
 

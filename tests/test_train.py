@@ -41,7 +41,7 @@ def assert_same(a, b):
 
 
 def run(config, workdir, task=FakeDataTask):
-    return train.train(config, task(config), workdir)
+    return train.train(task(config), workdir)
 
 
 def test_five_steps_of_the_reference(goldens, monkeypatch):

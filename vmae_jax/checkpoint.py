@@ -12,6 +12,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from vmae_jax import tree
+
 PACKAGES = ("vmae_jax", "jax", "flax", "optax", "orbax-checkpoint", "grain")
 
 
@@ -76,7 +78,7 @@ class Checkpoints:
             raise self._broken(step, error) from error
 
     def params(self, step: int) -> Any:
-        """The parameters alone as NumPy arrays, averaged ones where the run kept them.
+        """All parameters, frozen ones too, as NumPy arrays; averaged where the run kept them so.
 
         Nothing needs to be known of the run: shapes come from the checkpoint, and the optimizer's
         state stays on disk.
@@ -86,10 +88,11 @@ class Checkpoints:
             with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
                 saved = reader.metadata(path).tree
                 name = "ema_params" if "ema_params" in saved else "params"
-                like = {name: saved[name]}
+                like = {part: saved[part] for part in (name, "frozen") if part in saved}
                 as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
                 args = ocp.args.PyTreeRestore(like, restore_args=as_numpy, partial_restore=True)
-                return reader.restore(path, args=args)[name]
+                parts = reader.restore(path, args=args)
+                return tree.join(parts[name], parts.get("frozen", {}))
         except Exception as error:
             raise self._broken(step, error) from error
 
@@ -128,10 +131,10 @@ def load_params(workdir: str) -> tuple[dict[str, Any], Any]:
     )
 
 
-def abstract(tree: Any, shardings: Any) -> Any:
+def abstract(arrays: Any, shardings: Any) -> Any:
     """ShapeDtypeStructs of a tree (abstract or not) with the given shardings."""
     return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), arrays, shardings
     )
 
 

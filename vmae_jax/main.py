@@ -40,9 +40,13 @@ def default_workdir(config_flag: str) -> str:
 
 
 def make_task(config: config_lib.Config):
-    from vmae_jax.tasks.pretrain import Pretrain
+    if config.task == "pretrain":
+        from vmae_jax.tasks.pretrain import Pretrain
 
-    return {"pretrain": Pretrain}[config.task](config)
+        return Pretrain(config)
+    from vmae_jax.tasks.finetune import Finetune
+
+    return Finetune.from_data(config)
 
 
 def with_dataset(config: config_lib.Config, workdir: str) -> config_lib.Config:
@@ -112,7 +116,7 @@ def main(argv: list[str]) -> None:
         flush=True,
     )
     config = with_dataset(config, workdir)
-    result = train.train(config, make_task(config), workdir)
+    result = train.train(make_task(config), workdir)
     command = "python -m vmae_jax.main " + shlex.join(sys.argv[1:])
     if jax.process_index() == 0:
         print(summary(result, workdir, command))

@@ -193,6 +193,10 @@ class TerminalWriter:
             self._began = (time.perf_counter(), step)
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        if "loss" not in scalars:  # a report
+            parts = [f"{name} {value:.2f}" for name, value in scalars.items()]
+            tqdm.write(f"step {step}/{self._steps}  " + "  ".join(parts), file=sys.stdout)
+            return
         short = {"loss": "{:.4f}", "clips_per_second": "{:.1f} clips/s", "data_wait": "wait {:.0%}"}
         parts = [form.format(scalars[k]) for k, form in short.items() if k in scalars]
         parts[0] = f"loss {parts[0]}"
@@ -244,3 +248,11 @@ class MultiWriter:
     def close(self) -> None:
         for writer in self._writers:
             writer.close()
+
+
+def write_png(path: epath.Path, image: np.ndarray) -> None:
+    """Writes RGB uint8 [height, width, 3], making the folder where there is none."""
+    import cv2
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())

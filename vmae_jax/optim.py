@@ -5,8 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from vmae_jax import tree
 from vmae_jax.config import ConfigError, OptimConfig
 
 Schedule = Callable[[Any], Any]
@@ -65,11 +67,53 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def optimizer(config: OptimConfig) -> optax.GradientTransformation:
-    """AdamW's direction of ascent; the step multiplies it by minus the learning rate."""
+def layer_scales(params: Any, decay: float, depth: int) -> Any:
+    """Layer-wise learning-rate decay: the factor of each leaf, one per layer for stacked blocks.
+
+    Layer 0 is the patch embedding (and a learned position table), 1..depth are the blocks, and
+    the final norm and the head are depth + 1, whose factor is 1.
+
+    Args:
+      depth: of the whole encoder; `params` may hold its last blocks only.
+    """
+
+    def leaf(path: tuple, x: Any) -> np.ndarray:
+        name = tree.path_name(path)
+        if name.startswith(("encoder/patch_embed/", "encoder/positions")):
+            layer = np.zeros(())
+        elif name.startswith("encoder/stem/blocks/"):
+            layer = 1 + np.arange(x.shape[0])
+        elif name.startswith("encoder/tower/blocks/"):
+            layer = depth + 1 - np.arange(x.shape[0], 0, -1)
+        else:
+            layer = np.full((), depth + 1)
+        scale = decay ** (depth + 1.0 - layer)
+        return scale.reshape(scale.shape + (1,) * (len(x.shape) - scale.ndim))
+
+    return jax.tree.map_with_path(leaf, params)
+
+
+def scale_by_layer(decay: float, depth: int) -> optax.GradientTransformation:
+    """Multiplies every update by its factor of `layer_scales`."""
+
+    def update(updates: Any, state: optax.EmptyState, params: Any = None) -> tuple:
+        scales = layer_scales(updates, decay, depth)
+        return jax.tree.map(lambda u, s: u * s.astype(u.dtype), updates, scales), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def optimizer(config: OptimConfig, depth: int = 0) -> optax.GradientTransformation:
+    """AdamW's direction of ascent; the step multiplies it by minus the learning rate.
+
+    Args:
+      depth: of the encoder, for `layer_decay`.
+    """
     clip = clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    decayed = config.layer_decay < 1
     return optax.chain(
         clip,
         optax.scale_by_adam(config.b1, config.b2, config.eps),
         optax.add_decayed_weights(config.weight_decay, decay_mask),
+        scale_by_layer(config.layer_decay, depth) if decayed else optax.identity(),
     )

@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from vmae_jax import tree
 from vmae_jax.config import ConfigError, MeshConfig
 
 AXES = ("data", "fsdp", "tensor")
@@ -67,14 +68,14 @@ def partition_spec(path: str, shape: tuple[int, ...], axis_sizes: Mapping[str, i
     return P(*spec)
 
 
-def tree_shardings(tree: Any, mesh: Mesh) -> Any:
+def tree_shardings(arrays: Any, mesh: Mesh) -> Any:
     """A NamedSharding per leaf. Optimizer moments follow their parameter: they share its path."""
 
     def leaf(path: tuple, x: Any) -> NamedSharding:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = tree.path_name(path)
         return NamedSharding(mesh, partition_spec(name, x.shape, mesh.shape))
 
-    return jax.tree.map_with_path(leaf, tree)
+    return jax.tree.map_with_path(leaf, arrays)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -1,8 +1,8 @@
 """The loop: restore or start, step, log, save, show pictures, stop cleanly. It knows no model.
 
-State is the plain tree {step, params, opt_state[, ema_params]}. Everything random in a step comes
-from (seed, step) and the data position is one integer, so a run that was killed goes on exactly as
-if it had not been.
+State is the plain tree {step, params, opt_state[, frozen][, ema_params]}. Everything random in a
+step comes from (seed, step) and the data position is one integer, so a run that was killed goes on
+exactly as if it had not been.
 """
 
 import contextlib
@@ -19,19 +19,23 @@ import numpy as np
 import optax
 from clu import parameter_overview
 from etils import epath
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
-from vmae_jax import checkpoint, metrics, optim, sharding
+from vmae_jax import checkpoint, metrics, optim, sharding, tree
 from vmae_jax.config import Config, ConfigError, differences, to_dict
 
 log = logging.getLogger(__name__)
 
 # Changed on resume, these would give other shapes, another order of data, masks or targets.
 FIXED_SETTINGS = (
-    "seed", "task", "normalize_target", "mask.", "model.variant", "model.image_size",
-    "model.num_frames", "model.tubelet_size", "model.patch_size", "data.batch_size", "data.views",
-    "data.stride", "data.split", "optim.accumulate",
+    "seed", "task", "normalize_target", "mask.", "classifier.", "probe.", "augment.",
+    "model.variant", "model.image_size", "model.num_frames", "model.tubelet_size",
+    "model.patch_size", "model.positions", "model.norm_eps", "model.encoder_norm",
+    "data.batch_size", "data.views", "data.sampling", "data.stride", "data.split",
+    "optim.accumulate", "optim.layer_decay",
 )  # fmt: skip
+
+PARTS = ("params", "frozen")  # of the state: together all parameters of the model
 
 
 class Stream(Protocol):
@@ -48,15 +52,28 @@ class Stream(Protocol):
 class Task(Protocol):
     """What is optimised."""
 
+    config: Config  # complete: with what only the data could tell
     inputs: tuple[str, ...]  # the entries of a batch that go to the device
     flops_per_clip: float  # of the forward pass
+    report_every: int  # steps; 0 = only after the last
+    meta: Mapping[str, Any]  # what a checkpoint has to say besides the config
 
     def init(self, key: jax.Array) -> Any: ...
     def loss_fn(self, params: Any, batch: dict, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Mean loss, and the weight of that mean when micro-batches are put together."""
 
     def data(self, start: int, process: int, processes: int) -> Stream: ...
-    def pictures(self, params: Any, stream: Stream) -> dict[str, np.ndarray]: ...
+
+    def is_frozen(self, path: str) -> bool:
+        """Whether the parameter at a '/'-joined path keeps its value."""
+
+    def initial_weights(self, like: Any) -> Mapping[str, np.ndarray]:
+        """Values from config.init_from, by '/'-joined path, for parameters shaped as in `like`."""
+
+    def report(
+        self, params: Any, stream: Stream, mesh: Mesh
+    ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Numbers and pictures (RGB uint8) of how good the parameters are."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,13 +126,35 @@ def make_init(config: Config, task: Task, tx: optax.GradientTransformation) -> C
     """init(key) -> state. Jitted with out_shardings, no model ever sits on one device."""
 
     def init(key: jax.Array) -> dict[str, Any]:
-        params = task.init(key)
+        params, frozen = tree.partition(task.init(key), task.is_frozen)
         state = {"step": jnp.zeros((), jnp.int32), "params": params, "opt_state": tx.init(params)}
+        if frozen:
+            state["frozen"] = frozen
         if config.optim.ema_decay:
             state["ema_params"] = params
         return state
 
     return init
+
+
+def whole(state: Mapping[str, Any], params: Any) -> Any:
+    """All parameters of the model: those given, and the frozen ones of the state."""
+    return tree.join(params, state.get("frozen", {}))
+
+
+def with_weights(state: Any, weights: Mapping[str, np.ndarray], shardings: Any) -> Any:
+    """The fresh state, its parameters at the paths of `weights` replaced, shard by shard."""
+
+    def leaf(path: tuple, fresh: jax.Array, sharding: NamedSharding) -> jax.Array:
+        value = weights.get(tree.path_name(path))
+        if value is None:
+            return fresh
+        return jax.make_array_from_callback(fresh.shape, sharding, lambda index: value[index])
+
+    parts = {k: jax.tree.map_with_path(leaf, state[k], shardings[k]) for k in PARTS if k in state}
+    if "ema_params" in state:
+        parts["ema_params"] = jax.tree.map(jnp.copy, parts["params"])
+    return {**state, **parts}
 
 
 def make_step(
@@ -124,8 +163,12 @@ def make_step(
     """step(state, batch) -> (state, metrics): one update, or none where it is not finite."""
     micro_batches = config.optim.accumulate
 
-    def gradients(params: Any, batch: dict, key: jax.Array) -> tuple[jax.Array, Any]:
-        grad_fn = jax.value_and_grad(task.loss_fn, has_aux=True)
+    def gradients(state: Any, batch: dict, key: jax.Array) -> tuple[jax.Array, Any]:
+        def loss_fn(params: Any, batch: dict, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return task.loss_fn(whole(state, params), batch, key)
+
+        params = state["params"]
+        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
         if micro_batches == 1:
             (loss, _), grads = grad_fn(params, batch, key)
             return loss, grads
@@ -146,7 +189,7 @@ def make_step(
 
     def step(state: dict[str, Any], batch: dict) -> tuple[dict[str, Any], dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(config.seed), state["step"])
-        loss, grads = gradients(state["params"], batch, key)
+        loss, grads = gradients(state, batch, key)
         norm = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
         lr = schedule(state["step"])
@@ -159,6 +202,8 @@ def make_step(
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, {k: state[k] for k in new})
         new["step"] = state["step"] + 1
+        if "frozen" in state:
+            new["frozen"] = state["frozen"]
         return new, {"loss": loss, "grad_norm": norm, "lr": lr, "skipped": ~finite}
 
     return step
@@ -187,12 +232,12 @@ def check_resume(config: Config, meta: dict[str, Any], fingerprint: str, path: s
         log.warning("config.%s changed since the checkpoint: %r -> %r", key, old, new)
 
 
-def train(config: Config, task: Task, workdir: str) -> Result:
+def train(task: Task, workdir: str) -> Result:
     """Runs or continues a run in `workdir` until its last step or a signal."""
-    workdir_path = epath.Path(workdir)
+    config, folder = task.config, epath.Path(workdir)
     with contextlib.ExitStack() as stack:
         checkpoints = checkpoint.Checkpoints(
-            str(workdir_path / "checkpoints"), config.train.keep_checkpoints
+            str(folder / "checkpoints"), config.train.keep_checkpoints
         )
         stack.callback(checkpoints.close)
         start = checkpoints.latest()
@@ -203,55 +248,71 @@ def train(config: Config, task: Task, workdir: str) -> Result:
         clips = config.data.batch_size * config.data.views // config.optim.accumulate
         sharding.check_batch("data.batch_size * data.views / optim.accumulate", clips, mesh)
         steps = total_steps(config, stream.num_videos)
+        if start is not None:
+            check_resume(config, meta, stream.fingerprint, checkpoints.path(start))
+            if start >= steps:
+                found = tuple(sorted(str(p) for p in (folder / "pictures").glob("*.png")))
+                return Result(start, steps, checkpoints.path(start), found, already_done=True)
+
         schedule = optim.learning_rate(
             config.optim, config.data.batch_size, steps, stream.num_videos / config.data.batch_size
         )
-        tx = optim.optimizer(config.optim)
+        tx = optim.optimizer(config.optim, config.model.encoder.depth)
         init = make_init(config, task, tx)
         shapes = jax.eval_shape(init, jax.random.key(config.seed))
         shardings = sharding.tree_shardings(shapes, mesh)
+        log.info("%s: %s", workdir, _beginning(config, start, steps))
         if start is None:
-            start = 0
-            log.info("%s: starting from scratch, %d steps", workdir, steps)
-            state = jax.jit(init, out_shardings=shardings)(jax.random.key(config.seed))
-            _write_overview(workdir_path, state["params"])
+            state = fresh_state(task, init, shapes, shardings)
+            _write_overview(folder, state["params"])
         else:
-            check_resume(config, meta, stream.fingerprint, checkpoints.path(start))
-            log.info("%s: continuing from step %d of %d", workdir, start, steps)
-            if start < steps:
-                state = checkpoints.restore(start, checkpoint.abstract(shapes, shardings))
-
-        pictures = workdir_path / "pictures"
-        if start >= steps:
-            found = tuple(sorted(str(p) for p in pictures.glob("*.png")))
-            path = checkpoints.path(start)
-            return Result(start, steps, path, found, already_done=True)
-
+            state = checkpoints.restore(start, checkpoint.abstract(shapes, shardings))
         step_fn = jax.jit(
             make_step(config, task, tx, schedule),
             donate_argnums=0,
             out_shardings=(shardings, sharding.replicated(mesh)),
         )
-        run = Run(config, task, stream, checkpoints, mesh, pictures, steps)
-        terminal = metrics.TerminalWriter(config.task, start, steps)
-        writer = metrics.MultiWriter(
-            [
-                terminal,
-                metrics.JsonlWriter(str(workdir_path / "metrics.jsonl"), start),
-                metrics.TensorBoardWriter(str(workdir_path / "tensorboard"), start),
-            ]
-            if jax.process_index() == 0
-            else []
-        )
+        run = Run(config, task, stream, checkpoints, mesh, folder / "pictures", steps)
+        terminal, writer = _writers(config, workdir, start or 0, steps)
         stack.callback(writer.close)
         preemption = stack.enter_context(Preemption().watch())
         try:
-            return run.loop(state, start, step_fn, writer, terminal.advance, preemption)
+            return run.loop(state, start or 0, step_fn, writer, terminal.advance, preemption)
         except metrics.DivergedError as error:
             checkpoints.wait()
             latest = checkpoints.latest()
             last = "none was saved" if latest is None else checkpoints.path(latest)
             raise metrics.DivergedError(f"{error}; last good checkpoint: {last}") from None
+
+
+def fresh_state(task: Task, init: Callable, shapes: Any, shardings: Any) -> Any:
+    """The state of step 0: random, or with the weights of config.init_from."""
+    state = jax.jit(init, out_shardings=shardings)(jax.random.key(task.config.seed))
+    if not task.config.init_from:
+        return state
+    weights = task.initial_weights(whole(shapes, shapes["params"]))
+    return with_weights(state, weights, shardings)
+
+
+def _beginning(config: Config, start: int | None, steps: int) -> str:
+    """Where the parameters come from: a checkpoint goes before init_from, that before chance."""
+    if start is not None:
+        instead = f" (its checkpoint goes before init_from = {config.init_from})"
+        return f"continuing from step {start} of {steps}{instead if config.init_from else ''}"
+    source = f"the weights of {config.init_from}" if config.init_from else "scratch"
+    return f"starting from {source}, {steps} steps"
+
+
+def _writers(
+    config: Config, workdir: str, start: int, steps: int
+) -> tuple[metrics.TerminalWriter, metrics.MultiWriter]:
+    terminal = metrics.TerminalWriter(config.task, start, steps)
+    if jax.process_index() != 0:
+        return terminal, metrics.MultiWriter([])
+    folder = epath.Path(workdir)
+    jsonl = metrics.JsonlWriter(str(folder / "metrics.jsonl"), start)
+    events = metrics.TensorBoardWriter(str(folder / "tensorboard"), start)
+    return terminal, metrics.MultiWriter([terminal, jsonl, events])
 
 
 @dataclasses.dataclass
@@ -271,6 +332,7 @@ class Run:
             "examples": step * self.config.data.batch_size,
             "config": to_dict(self.config),
             "fingerprint": self.stream.fingerprint,
+            **self.task.meta,
         }
         self.checkpoints.save(step, state, meta)
 
@@ -278,12 +340,18 @@ class Run:
         batch = next(self.stream)
         return sharding.shard_batch({k: batch[k] for k in self.task.inputs}, self.mesh)
 
-    def draw(self, step: int, state: Any, writer: metrics.MetricWriter) -> tuple[str, ...]:
-        images = self.task.pictures(state.get("ema_params", state["params"]), self.stream)
+    def report(self, step: int, state: Any, writer: metrics.MetricWriter) -> tuple[str, ...]:
+        params = whole(state, state.get("ema_params", state["params"]))
+        scalars, images = self.task.report(params, self.stream, self.mesh)
         if jax.process_index() != 0:
             return ()
+        if scalars:
+            writer.write_scalars(step, scalars)
         writer.write_images(step, images)
-        return tuple(_write_png(self.pictures / f"{n}_{step:07}.png", i) for n, i in images.items())
+        paths = {self.pictures / f"{name}_{step:07}.png": image for name, image in images.items()}
+        for path, image in paths.items():
+            metrics.write_png(path, image)
+        return tuple(map(str, paths))
 
     def scalars(self, meter: metrics.Meter) -> dict[str, float]:
         """What is logged, in the order in which it is written."""
@@ -327,11 +395,11 @@ class Run:
                 meter.drain()
                 meter.restart()
             advance(step)
-            # DO NOT SAVE BEFORE DRAWING AND FLUSHING: a run killed in between would start after
+            # DO NOT SAVE BEFORE REPORTING AND FLUSHING: a run killed in between would start after
             # them and never make up for what is missing.
             with meter.pause():
-                if every(step, config.picture_every, steps) and not failure:
-                    paths = self.draw(step, state, writer)
+                if every(step, self.task.report_every, steps) and not failure:
+                    paths = self.report(step, state, writer)
                 if failure or every(step, config.checkpoint_every, steps):
                     writer.flush()
                     self.save(step, state)
@@ -350,11 +418,3 @@ def _write_overview(workdir: epath.Path, params: Any) -> None:
     if jax.process_index() == 0:
         table = parameter_overview.get_parameter_overview(params, include_stats=False)
         (workdir / "parameters.txt").write_text(table + "\n")
-
-
-def _write_png(path: epath.Path, image: np.ndarray) -> str:
-    import cv2
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
-    return str(path)

@@ -1,10 +1,12 @@
 """Pictures of what a model sees and guesses."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 FRAMES = 4  # shown of each clip
+NAMED_CLASSES = 40  # more would not be legible in a confusion matrix
 ROWS = ("original", "masked", "reconstructed")
 
 
@@ -40,8 +42,7 @@ def reconstruction_sheet(
         axis.set_title(title, fontsize=10)
     figure.text(0.5, 0.03, f"{caption}. Frames {', '.join(map(str, shown))}.", ha="center", size=8)
     figure.subplots_adjust(left=0.01, right=0.99, top=0.92, bottom=0.08)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return _pixels(canvas)
 
 
 def mask_sheet(masks: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -66,5 +67,40 @@ def mask_sheet(masks: Mapping[str, np.ndarray]) -> np.ndarray:
             axis.pcolormesh(slot[::-1], cmap="binary", vmin=-0.1, vmax=1.3, edgecolors="white")
             axis.set(aspect="equal")
             axis.set_axis_off()
+    return _pixels(canvas)
+
+
+def confusion_sheet(confusion: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Share of each true class (rows) that was taken for each class (columns).
+
+    Args:
+      confusion: counts [C, C], true x predicted. Names and numbers are written up to 40 classes.
+
+    Returns:
+      The sheet as RGB uint8 [height, width, 3].
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    count = len(confusion)
+    share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    named = count <= NAMED_CLASSES
+    side = 3 + 0.42 * count if named else 10
+    figure = Figure(figsize=(side, side), dpi=110, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    axis.imshow(share, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    axis.set(xlabel="predicted", ylabel="true class")
+    axis.set_title(f"{confusion.trace()} of {confusion.sum()} videos right")
+    if named:
+        axis.set_xticks(range(count), names, rotation=90)
+        axis.set_yticks(range(count), names)
+        for i, j in np.argwhere(confusion):
+            color = "white" if share[i, j] > 0.5 else "black"
+            axis.text(j, i, confusion[i, j], ha="center", va="center", color=color, size=8)
+    return _pixels(canvas)
+
+
+def _pixels(canvas: Any) -> np.ndarray:
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

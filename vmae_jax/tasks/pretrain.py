@@ -1,16 +1,20 @@
 """Masked pre-training: reconstruct the hidden patches that the decoder is asked for."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from vmae_jax import checkpoint, viz
 from vmae_jax.config import Config, MaskConfig, from_config_dict
 from vmae_jax.data import pipeline
 from vmae_jax.models import layers, mae, masking
+from vmae_jax.tasks import initial
 
 PICTURE_CLIPS = 4
 
@@ -19,9 +23,11 @@ class Pretrain:
     """The task of VideoMAE V2's first stage; see `train.Task` for the interface."""
 
     inputs = ("video",)
+    meta: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, config: Config):
         self.config = config
+        self.report_every = config.train.picture_every
         model = nnx.eval_shape(lambda: mae.MaskedAutoencoder(config.model, rngs=nnx.Rngs(0)))
         self._graphdef, _ = nnx.split(model)
         self.flops_per_clip = mae.forward_flops(config.model, config.mask)
@@ -86,6 +92,17 @@ class Pretrain:
             return layers.unpatchify(filled, config.grid, config.tubelet_size, config.patch_size)
 
         return with_hidden(0.5), jnp.clip(with_hidden(guess), 0, 1)
+
+    def is_frozen(self, path: str) -> bool:
+        return False
+
+    def initial_weights(self, like: dict[str, Any]) -> dict[str, np.ndarray]:
+        return initial.weights(self.config, like)
+
+    def report(
+        self, params: dict[str, Any], stream: pipeline.ClipStream, mesh: Mesh
+    ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        return {}, self.pictures(params, stream)
 
     def pictures(
         self, params: dict[str, Any], stream: pipeline.ClipStream

@@ -1,0 +1,196 @@
+"""Multi-view testing: every video once, whatever the number of devices, and its files."""
+
+import csv
+import dataclasses
+import functools
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from vmae_jax import metrics, sharding, viz
+from vmae_jax.config import Config, ConfigError
+from vmae_jax.data import evaluation
+
+TOP = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """What a classifier said of n videos, in the order of the data set."""
+
+    ids: tuple[str, ...]
+    labels: np.ndarray  # i64 [n]
+    probabilities: np.ndarray  # f32 [n, C]
+    label_names: tuple[str, ...]
+    failed: dict[str, str]  # videos that could not be read -> why
+
+    @functools.cached_property
+    def ranked(self) -> np.ndarray:
+        """The most probable classes first, i64 [n, at most 5]; ties go to the lower number."""
+        return np.argsort(-self.probabilities, axis=1, kind="stable")[:, :TOP]
+
+    @functools.cached_property
+    def confusion(self) -> np.ndarray:
+        """Videos of class i taken for class j, i64 [C, C]."""
+        counts = np.zeros((self.probabilities.shape[1],) * 2, np.int64)
+        np.add.at(counts, (self.labels, self.ranked[:, 0]), 1)
+        return counts
+
+    def summary(self) -> dict[str, float]:
+        """Top-1 and top-5 accuracy and the mean of the classes' accuracies, in percent."""
+        right = self.ranked == self.labels[:, None]
+        found = self.confusion.sum(1) > 0
+        per_class = self.class_accuracy()[found]
+        return {
+            "top1": 100 * float(right[:, 0].mean()),
+            "top5": 100 * float(right.any(1).mean()),
+            "mean_class": float(per_class.mean()),
+        }
+
+    def class_accuracy(self) -> np.ndarray:
+        """Top-1 of each class in percent, f64 [C]; NaN where it has no video."""
+        videos = self.confusion.sum(1)
+        with np.errstate(invalid="ignore"):
+            return 100 * np.diag(self.confusion) / videos
+
+    def write(self, folder: str) -> None:
+        """summary.json, scores.csv and .npz, classes.csv, confusion.csv and .png."""
+        out = epath.Path(folder)
+        out.mkdir(parents=True, exist_ok=True)
+        names = self.label_names
+        summary = self.summary() | {"videos": len(self.ids), "failed": self.failed}
+        (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        _write_csv(out / "scores.csv", self._score_rows())
+        accuracy, videos = self.class_accuracy(), self.confusion.sum(1)
+        rows = [(name, n, f"{a:.2f}") for name, n, a in zip(names, videos, accuracy, strict=True)]
+        _write_csv(out / "classes.csv", [("class", "videos", "top1"), *rows])
+        table = [(name, *row) for name, row in zip(names, self.confusion, strict=True)]
+        _write_csv(out / "confusion.csv", [("true \\ predicted", *names), *table])
+        arrays = io.BytesIO()
+        np.savez_compressed(
+            arrays, ids=self.ids, labels=self.labels, probabilities=self.probabilities,
+            label_names=names,
+        )  # fmt: skip
+        (out / "scores.npz").write_bytes(arrays.getvalue())
+        metrics.write_png(out / "confusion.png", viz.confusion_sheet(self.confusion, names))
+
+    def _score_rows(self) -> Iterator[tuple]:
+        yield ("id", "label", "predicted", "correct", "probability", "top5")
+        for i, best in enumerate(self.ranked):
+            label, name = int(self.labels[i]), self.label_names[best[0]]
+            top = " ".join(f"{self.label_names[k]}:{self.probabilities[i, k]:.4f}" for k in best)
+            share = f"{self.probabilities[i, best[0]]:.6f}"
+            yield (self.ids[i], self.label_names[label], name, int(best[0] == label), share, top)
+
+
+def _write_csv(path: epath.Path, rows: Iterator[tuple] | Sequence[tuple]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    path.write_text(text.getvalue())
+
+
+class Scorer:
+    """Runs a classifier over the videos of `config.eval.split`.
+
+    Each device takes one video at a time, so that its scores do not depend on how many devices
+    there are or which videos share a batch.
+    """
+
+    def __init__(
+        self,
+        probabilities: Callable[[Any, jax.Array], jax.Array],
+        config: Config,
+        label_names: tuple[str, ...],
+    ):
+        """`probabilities` maps (params, views uint8 [V, T, S, S, 3]) to float32 [C]."""
+        self._probabilities, self._config = probabilities, config
+        self._label_names = label_names
+        self._compiled: dict[Mesh, Callable] = {}
+
+    def _on(self, mesh: Mesh) -> Callable:
+        """(params, videos [b, V, T, S, S, 3]) -> [b, C], split over the mesh."""
+        if mesh not in self._compiled:
+
+            def shard(params: Any, videos: jax.Array) -> jax.Array:
+                return jax.lax.map(lambda views: self._probabilities(params, views), videos)
+
+            split = jax.shard_map(
+                shard, mesh=mesh, in_specs=(P(), sharding.BATCH), out_specs=sharding.BATCH,
+                check_vma=False,
+            )  # fmt: skip
+            self._compiled[mesh] = jax.jit(split)
+        return self._compiled[mesh]
+
+    def __call__(self, params: Any, mesh: Mesh, views: str = "test") -> Scores:
+        """Scores of every video, once.
+
+        Args:
+          views: "test" (clips x crops) or "center" (one).
+
+        Raises:
+          ConfigError: where the data's classes are not the classifier's.
+          TooManyBadRecords: past `data.max_bad_fraction`.
+        """
+        shards = mesh.shape["data"] * mesh.shape["fsdp"]
+        size = -(-self._config.eval.batch_size // shards) * shards
+        settings = dataclasses.replace(self._config.eval, batch_size=size)
+        stream = evaluation.open_eval(
+            dataclasses.replace(self._config, eval=settings),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            views=views,
+        )
+        renumber = class_numbers(stream.label_names, self._label_names)
+        run, rows = self._on(mesh), []
+        with stream:
+            for batch in stream:
+                local = sharding.shard_batch({"video": batch["video"]}, mesh)
+                rows.append((batch["record"], batch["label"], run(params, local["video"])))
+                if len(rows) > 2:  # the host stays at most two batches ahead of the device
+                    rows[-3][2].block_until_ready()
+            gathered = [tuple(map(_everywhere, row, (False, False, True))) for row in rows]
+            records, labels, scores = map(np.concatenate, zip(*gathered, strict=True))
+            kept = np.flatnonzero(records >= 0)
+            kept = kept[np.argsort(records[kept], kind="stable")]
+            _check_once(records[kept])
+            failed = {stream.id(r): why for r, why in stream.bad_records.items()}
+            ids = tuple(stream.id(int(r)) for r in records[kept])
+        return Scores(ids, renumber[labels[kept]], scores[kept], self._label_names, failed)
+
+
+def _everywhere(local: Any, is_global: bool) -> np.ndarray:
+    """The rows of all processes, on each of them."""
+    if jax.process_count() == 1:
+        return np.asarray(local)
+    return np.asarray(multihost_utils.process_allgather(local, tiled=True))
+
+
+def _check_once(records: np.ndarray) -> None:
+    if len(np.unique(records)) != len(records) or not len(records):
+        raise RuntimeError(f"{len(records)} scores for {len(np.unique(records))} videos")
+
+
+def class_numbers(data_names: Sequence[str], model_names: Sequence[str]) -> np.ndarray:
+    """The classifier's number of each of the data's classes, i64.
+
+    Raises:
+      ConfigError: where the classifier does not know a class of the data.
+    """
+    if not model_names or list(data_names) == list(model_names):
+        return np.arange(len(data_names))
+    unknown = [name for name in data_names if name not in model_names]
+    if unknown:
+        raise ConfigError(
+            f"the data has classes that the classifier was not trained for: "
+            f"{', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}; it knows "
+            f"{', '.join(list(model_names)[:5])}{', ...' if len(model_names) > 5 else ''}"
+        )
+    return np.array([list(model_names).index(name) for name in data_names])

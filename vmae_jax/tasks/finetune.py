@@ -1,0 +1,123 @@
+"""Fine-tuning: labelled clips, a classifier on the pre-trained encoder, soft targets."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from vmae_jax import evaluate
+from vmae_jax.config import Config, ConfigError
+from vmae_jax.data import pipeline
+from vmae_jax.data.records import open_dataset
+from vmae_jax.models import adapt, classifier, layers, mixing
+from vmae_jax.tasks import initial
+
+
+class Finetune:
+    """The task of VideoMAE V2's later stages; see `train.Task` for the interface.
+
+    `config.classifier.num_classes` has to be known: `from_data` counts the classes of a data set.
+    """
+
+    inputs = ("video", "label")
+
+    def __init__(self, config: Config, label_names: tuple[str, ...] = ()):
+        self.config, self.label_names = config, label_names
+        self.report_every = config.eval.every
+        self.meta: Mapping[str, Any] = {"label_names": list(label_names)}
+        self.num_classes = config.classifier.num_classes
+        self.flops_per_clip = classifier.forward_flops(config.model, self.num_classes)
+        model = nnx.eval_shape(lambda: self._fresh(nnx.Rngs(0)))
+        self._graphdef, _ = nnx.split(model)
+
+    @classmethod
+    def from_data(cls, config: Config) -> "Finetune":
+        """The task of a labelled data set.
+
+        Raises:
+          ConfigError: where it has no labels, or another number of classes than the recipe.
+        """
+        names = open_dataset(config.data.dataset, config.data.split).label_names
+        if not names:
+            raise ConfigError(
+                f"config.data.dataset = {config.data.dataset!r}: its videos have no labels; build "
+                "it with --labels=folders or a CSV"
+            )
+        asked = config.classifier.num_classes
+        if asked not in (0, len(names)):
+            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            raise ConfigError(
+                f"config.classifier.num_classes = {asked}: {config.data.dataset} holds "
+                f"{len(names)} classes ({shown}); set it to {len(names)}, or to 0 to count them"
+            )
+        counted = dataclasses.replace(config.classifier, num_classes=len(names))
+        return cls(dataclasses.replace(config, classifier=counted), tuple(names))
+
+    def _fresh(self, rngs: nnx.Rngs) -> nnx.Module:
+        config = self.config
+        return classifier.Classifier(config.model, config.classifier, self.num_classes, rngs=rngs)
+
+    def init(self, key: jax.Array) -> dict[str, Any]:
+        """Fresh parameters as a nested dict of float32 arrays."""
+        return nnx.to_pure_dict(nnx.split(self._fresh(nnx.Rngs(key)))[1])
+
+    def model(self, params: dict[str, Any]) -> classifier.Classifier:
+        return nnx.merge(self._graphdef, params)
+
+    def is_frozen(self, path: str) -> bool:
+        return adapt.is_frozen(path, self.config.classifier)
+
+    def initial_weights(self, like: dict[str, Any]) -> dict[str, np.ndarray]:
+        return initial.weights(self.config, like)
+
+    def patches(self, video: jax.Array) -> jax.Array:
+        """Pixels [B, T, height, width, 3] -> [B, N, P]."""
+        return layers.patchify(video, self.config.model.tubelet_size, self.config.model.patch_size)
+
+    def loss_fn(
+        self, params: dict[str, Any], batch: dict[str, jax.Array], key: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Cross-entropy with soft targets, and the clips that it is the mean of.
+
+        Args:
+          batch: video uint8 [B, T, height, width, 3] and label int32 [B].
+        """
+        augment, head = self.config.augment, self.config.classifier
+        erase_key, mix_key, model_key = jax.random.split(key, 3)
+        video = layers.normalize_pixels(batch["video"])
+        targets = mixing.smooth(batch["label"], self.num_classes, head.label_smoothing)
+        if augment.erase:
+            video = mixing.erase(erase_key, video, augment.erase)
+        video, targets = mixing.mix(mix_key, video, targets, augment)
+        logits = self.model(params)(self.patches(video), model_key)
+        loss = optax.softmax_cross_entropy(logits, targets).mean()
+        return loss, jnp.float32(len(video))
+
+    def probabilities(self, params: dict[str, Any], views: jax.Array) -> jax.Array:
+        """Views of one video uint8 [V, T, height, width, 3] -> mean softmax float32 [C]."""
+        return jax.nn.softmax(self.model(params)(self.patches(views))).mean(0)
+
+    def data(self, start: int, process: int, processes: int) -> pipeline.ClipStream:
+        return pipeline.open_clips(
+            self.config, process_index=process, process_count=processes, start=start
+        )
+
+    @functools.cached_property
+    def _score(self) -> evaluate.Scorer:
+        return evaluate.Scorer(self.probabilities, self.config, self.label_names)
+
+    def report(
+        self, params: dict[str, Any], stream: pipeline.ClipStream, mesh: Mesh
+    ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Accuracy on one central view of each video of `config.eval.split`."""
+        if not self.config.eval.split:
+            return {}, {}
+        scores = self._score(params, mesh, views="center")
+        return {f"{self.config.eval.split}_{k}": v for k, v in scores.summary().items()}, {}
