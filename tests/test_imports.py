@@ -22,7 +22,7 @@ FLOORS = (
     ("evaluate", "convert"),
     ("checkpoint", "optim", "data.pipeline", "data.evaluation", "data.synthetic", "models"),
     ("data.build",),
-    ("models.layers", "data.records", "data.shards", "data.clips", "data.augment"),
+    ("models.layers", "data.records", "data.shards", "data.clips", "data.augment", "data.views"),
     ("sharding", "metrics", "viz"),
     ("tree", "config"),
 )

@@ -78,9 +78,36 @@ def test_resize_is_bilinear_with_pixel_centres():
 def test_strong_shrinking_averages_every_pixel():
     frames = np.zeros((1, 64, 64, 3), np.uint8)
     frames[:, ::4, ::4] = 240
-    assert set(np.unique(augment.center_crop(frames, 16))) == {15}
+    assert set(np.unique(augment.resize_short_side(frames[0], 16))) == {15}
 
 
-def test_center_crop_is_the_middle_square():
-    frames = np.random.default_rng(0).integers(256, size=(2, 32, 48, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(augment.center_crop(frames, 32), frames[:, :, 8:40])
+def test_random_boxes_keep_to_area_and_ratio():
+    rng = np.random.default_rng(0)
+    height, width = 240, 320
+    boxes = np.array([augment.random_resized_box(height, width, 0.08, rng) for _ in range(3000)])
+    left, top, w, h = boxes.T
+    assert (boxes >= 0).all()
+    assert (left + w).max() == width
+    assert (top + h).max() == height
+    share, ratio = w * h / (width * height), w / h
+    assert 0.075 < share.min() < 0.1
+    assert 0.97 < share.max() <= 1
+    small = share < 0.5  # larger ones do not fit with every ratio
+    assert abs(np.median(share[small]) - 0.29) < 0.02
+    assert abs(np.log(ratio[small]).mean()) < 0.02
+    assert 0.73 < ratio.min() < 0.76
+    assert 1.31 < ratio.max() < 1.37
+
+
+@pytest.mark.parametrize(
+    ("shape", "box"), [((10, 400), (193, 0, 13, 10)), ((400, 12), (0, 192, 12, 16))]
+)
+def test_where_no_box_fits_the_middle_is_taken(shape, box):
+    assert augment.random_resized_box(*shape, 0.5, np.random.default_rng(0)) == box
+
+
+def test_scaling_by_the_short_side():
+    frame = np.zeros((256, 340, 3), np.uint8)
+    assert augment.resize_short_side(frame, 224).shape == (224, 297, 3)
+    assert augment.resize_short_side(frame.transpose(1, 0, 2), 320).shape == (425, 320, 3)
+    assert augment.resize_short_side(frame, 256) is frame

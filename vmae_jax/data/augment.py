@@ -43,21 +43,56 @@ def multi_scale_crop(frames: np.ndarray, size: int, rng: np.random.Generator) ->
     return resized_crop(frames, multi_scale_box(*frames.shape[1:3], size, rng), size)
 
 
-def center_crop(frames: np.ndarray, size: int) -> np.ndarray:
-    """The largest square in the middle, u8[T, size, size, 3], of u8[T, H, W, 3]."""
-    height, width = frames.shape[1:3]
-    short = min(height, width)
-    return resized_crop(frames, ((width - short) // 2, (height - short) // 2, short, short), size)
+def random_resized_box(
+    height: int,
+    width: int,
+    min_area: float,
+    rng: np.random.Generator,
+    ratios: tuple[float, float] = (3 / 4, 4 / 3),
+) -> tuple[int, int, int, int]:
+    """A random box (left, top, width, height) in pixels, inside the frame.
+
+    Its area is a share of the frame drawn from [min_area, 1], its aspect ratio is drawn evenly on a
+    logarithmic scale. Where ten draws do not fit, it is the largest box in the middle whose ratio
+    is allowed.
+    """
+    low, high = ratios
+    for _ in range(10):
+        area = rng.uniform(min_area, 1) * height * width
+        ratio = np.exp(rng.uniform(np.log(low), np.log(high)))
+        box_width, box_height = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
+        if 0 < box_width <= width and 0 < box_height <= height:
+            left = int(rng.integers(width - box_width + 1))
+            top = int(rng.integers(height - box_height + 1))
+            return left, top, box_width, box_height
+    box_width, box_height = min(width, round(height * high)), min(height, round(width / low))
+    return (width - box_width) // 2, (height - box_height) // 2, box_width, box_height
 
 
 def resized_crop(frames: np.ndarray, box: tuple[int, int, int, int], size: int) -> np.ndarray:
     """The box (left, top, width, height) of every frame, resized to u8[T, size, size, 3]."""
     left, top, width, height = box
-    # Bilinear looks at 2x2 pixels only: beyond half the size it would skip some, so average.
-    shrinks = min(width, height) >= 2 * size
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     out = np.empty((len(frames), size, size, 3), np.uint8)
     for target, frame in zip(out, frames, strict=True):
-        crop = frame[top : top + height, left : left + width]
-        cv2.resize(crop, (size, size), dst=target, interpolation=interpolation)
+        _resize(frame[top : top + height, left : left + width], target)
     return out
+
+
+def short_side_shape(height: int, width: int, size: int) -> tuple[int, int]:
+    """Height and width of a frame scaled so that its shorter side is `size`; rounded down."""
+    short = min(height, width)
+    return size * height // short, size * width // short
+
+
+def resize_short_side(frame: np.ndarray, size: int) -> np.ndarray:
+    """A frame u8[H, W, 3] scaled so that its shorter side is `size`."""
+    shape = short_side_shape(*frame.shape[:2], size)
+    return frame if frame.shape[:2] == shape else _resize(frame, np.empty((*shape, 3), np.uint8))
+
+
+def _resize(frame: np.ndarray, out: np.ndarray) -> np.ndarray:
+    height, width = out.shape[:2]
+    # Bilinear looks at 2x2 pixels only: beyond half the size it would skip some, so average.
+    shrinks = frame.shape[0] >= 2 * height and frame.shape[1] >= 2 * width
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(frame, (width, height), dst=out, interpolation=interpolation)

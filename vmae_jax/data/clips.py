@@ -13,10 +13,12 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from tensorflow_datasets.proto import tf_example_pb2
 
+from vmae_jax.data import augment
 from vmae_jax.data.records import RecordError
 
 CODECS = ("h264", "jpeg")
 MAX_SIDE = 8192  # pixels; no video is larger, so a claim beyond it is damage
+_MAX_ASPECT = 16  # of frames that are scaled by their short side: memory grows with it
 
 # Parallelism is over clips: threads inside OpenCV would only fight with it.
 cv2.setNumThreads(0)
@@ -153,16 +155,20 @@ def dense_test_indices(num_frames: int, length: int, stride: int) -> np.ndarray:
     return np.pad(reached, (0, max(0, length - len(reached))), mode="edge")
 
 
-def sparse_indices(num_frames: int, segments: int) -> np.ndarray:
-    """The middle frame of each of `segments` equal parts, i64[segments] (validation).
+def sparse_indices(
+    num_frames: int, segments: int, rng: np.random.Generator | None = None
+) -> np.ndarray:
+    """One frame of each of `segments` equal parts, i64[segments]: a random one, or the middle.
 
-    Raises:
-      ValueError: where the video has fewer frames than segments.
+    Args:
+      rng: for training; None = the middle (validation). A video with fewer frames than segments,
+        which the reference refuses, is spread evenly with frames repeated.
     """
     part = num_frames // segments
     if part == 0:
-        raise ValueError(f"{num_frames} frames: expected at least one for each of {segments} parts")
-    return np.arange(segments) * part + (part - 1) // 2
+        return sparse_test_indices(num_frames, segments, clips=1)
+    within = (part - 1) // 2 if rng is None else rng.integers(part, size=segments)
+    return np.arange(segments) * part + within
 
 
 def sparse_test_indices(num_frames: int, segments: int, clips: int) -> np.ndarray:
@@ -172,15 +178,24 @@ def sparse_test_indices(num_frames: int, segments: int, clips: int) -> np.ndarra
 
 
 def test_start(extent: int, size: int, place: int, places: int) -> int:
-    """Where crop or temporal clip number `place` of `places` starts: even from end to end."""
-    return max(0, extent - size) * place // max(1, places - 1)
+    """Where crop or temporal clip number `place` of `places` starts: even from end to end.
+
+    A single place is the middle.
+    """
+    free = max(0, extent - size)
+    return free // 2 if places == 1 else free * place // (places - 1)
 
 
 # ---- Decoding ----
 
 
-def decode_frames(record: Record, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+def decode_frames(
+    record: Record, indices: Sequence[int] | np.ndarray, short_side: int = 0
+) -> np.ndarray:
     """Decodes some frames of a clip to RGB, u8[T, height, width, 3]; indices may repeat.
+
+    Args:
+      short_side: pixels that the shorter side is scaled to, frame by frame; 0 = as it is.
 
     Raises:
       RecordError: where an index lies outside the clip, or the bytes do not decode to frames of the
@@ -200,6 +215,10 @@ def decode_frames(record: Record, indices: Sequence[int] | np.ndarray) -> np.nda
                 f"frame of {frame.shape[1]}x{frame.shape[0]} pixels: the record claims "
                 f"{record.width}x{record.height}"
             )
+        if short_side:
+            if max(frame.shape[:2]) > _MAX_ASPECT * min(frame.shape[:2]):
+                raise RecordError(f"{record.width}x{record.height} pixels: too narrow to scale up")
+            frame = augment.resize_short_side(frame, short_side)
         if frames is None:  # only now is it known that the size is no mere claim
             frames = np.empty((len(needed), *frame.shape), np.uint8)
         frames[place] = frame

@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -19,10 +19,17 @@ import numpy as np
 from absl import flags
 
 from vmae_jax.config import Config, ConfigError, DataConfig
-from vmae_jax.data import augment, clips
-from vmae_jax.data.records import Dataset, RecordError, RecordSource, open_dataset
+from vmae_jax.data import clips, views
+from vmae_jax.data.records import (
+    Dataset,
+    DatasetError,
+    RecordError,
+    RecordSource,
+    open_dataset,
+)
 
-_NO_RECORD = -1
+NO_RECORD = -1
+NO_LABEL = -1
 _SHOWN = 5  # bad records that the fatal error lists
 
 
@@ -34,41 +41,36 @@ class TooManyBadRecords(RuntimeError):
 class _LoadViews(grain.transforms.RandomMap):
     """Record number -> its augmented views; a bad record gives way to the next that is good.
 
-    The element holds video u8[V, T, S, S, 3], the record that was taken (`_NO_RECORD` where none
+    The element holds video u8[V, T, S, S, 3], the record that was taken (`NO_RECORD` where none
     was found) and `failures`, the (record, reason) of each one tried before it.
     """
 
     source: RecordSource
-    size: int
-    num_frames: int
-    stride: int
-    views: int
+    views: views.TrainViews
+    empty: tuple[int, ...]  # shape of an element without video
     tries: int  # more failures in a row than this are fatal anyway
 
     def random_map(self, element: int, rng: np.random.Generator) -> dict[str, Any]:
         failures = []
         for step in range(self.tries):
-            record = (int(element) + step) % len(self.source)
+            number = (int(element) + step) % len(self.source)
             try:
-                video = self._views(self.source[record], rng)
+                record = clips.Record.parse(self.source[number])
+                video = self.views(record, rng)
             except RecordError as error:
-                failures.append((record, error.reason))
+                failures.append((number, error.reason))
             else:
-                return {"video": video, "record": record, "failures": tuple(failures)}
-        empty = np.zeros((self.views, self.num_frames, self.size, self.size, 3), np.uint8)
-        return {"video": empty, "record": _NO_RECORD, "failures": tuple(failures)}
-
-    def _views(self, payload: bytes, rng: np.random.Generator) -> np.ndarray:
-        record = clips.Record.parse(payload)
-        start = rng.integers(clips.num_starts(record.num_frames, self.num_frames, self.stride))
-        indices = clips.clip_indices(record.num_frames, self.num_frames, self.stride, int(start))
-        frames = clips.decode_frames(record, indices)
-        return np.stack(
-            [augment.multi_scale_crop(frames, self.size, rng) for _ in range(self.views)]
-        )
+                return _element(video, number, record.label, failures)
+        return _element(np.zeros(self.empty, np.uint8), NO_RECORD, NO_LABEL, failures)
 
 
-class _ProcessSlice(grain.MapDataset):
+def _element(
+    video: np.ndarray, record: int, label: int, failures: Sequence[tuple[int, str]]
+) -> dict[str, Any]:
+    return {"video": video, "record": record, "label": label, "failures": tuple(failures)}
+
+
+class ProcessSlice(grain.MapDataset):
     """The part of one process: a contiguous slice of every global batch, from `start` on."""
 
     def __init__(
@@ -76,10 +78,10 @@ class _ProcessSlice(grain.MapDataset):
     ):
         super().__init__(parent)
         self._global, self._local = batch_size, batch_size // count
-        self._first = start + index * self._local
+        self._start, self._first = start, start + index * self._local
 
     def __len__(self) -> int:
-        return (len(self._parent) - self._first) // self._global * self._local
+        return (len(self._parent) - self._start) // self._global * self._local
 
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
@@ -89,8 +91,10 @@ class _ProcessSlice(grain.MapDataset):
 
 
 def _collate(elements: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    labels = [np.full(len(e["video"]), e["label"], np.int32) for e in elements]
     return {
         "video": np.concatenate([e["video"] for e in elements]),
+        "label": np.concatenate(labels),
         "record": np.array([e["record"] for e in elements], np.int64),
         "bad": np.array([len(e["failures"]) for e in elements], np.int64),
         "failures": [failure for e in elements for failure in e["failures"]],
@@ -118,7 +122,12 @@ class _FollowParent:
         os._exit(1)
 
 
-def _batches(local: grain.MapDataset, batch_size: int, data: DataConfig) -> grain.IterDataset:
+def batches_of(
+    local: grain.MapDataset,
+    batch_size: int,
+    data: DataConfig,
+    collate: Callable[[Sequence[dict[str, Any]]], dict[str, Any]],
+) -> grain.IterDataset:
     """Decodes in threads or processes, in order, and batches with one batch ready ahead."""
     ahead = max(data.threads, batch_size * (data.prefetch - 1))
     if data.workers:
@@ -130,14 +139,51 @@ def _batches(local: grain.MapDataset, batch_size: int, data: DataConfig) -> grai
         decoded = decoded.mp_prefetch(options, worker_init_fn=_FollowParent())
     else:
         decoded = local.to_iter_dataset(grain.ReadOptions(data.threads, ahead))
-    batched = decoded.batch(batch_size, drop_remainder=True, batch_fn=_collate)
+    batched = decoded.batch(batch_size, drop_remainder=True, batch_fn=collate)
     return grain.experimental.ThreadPrefetchIterDataset(batched, prefetch_buffer_size=1)
+
+
+class BadRecords(dict[int, str]):
+    """Each distinct bad record that was met so far, and why; too many end the run."""
+
+    def __init__(self, dataset: Dataset, max_fraction: float, fate: str):
+        super().__init__()
+        self._source, self._max_fraction, self._fate = dataset.source, max_fraction, fate
+
+    def add(self, failures: Sequence[tuple[int, str]], enough: bool = True) -> None:
+        """Takes note of (record, reason), and logs what is new.
+
+        Args:
+          enough: False where no good record was left to take.
+
+        Raises:
+          TooManyBadRecords: past `data.max_bad_fraction` of all records.
+        """
+        for record, reason in failures:
+            if record not in self:
+                self[record] = reason
+                logging.getLogger(__name__).warning(
+                    "Bad record %s: %s", self._fate, self._describe(record)
+                )
+        total = len(self._source)
+        if enough and len(self) <= self._max_fraction * total:
+            return
+        first = "; ".join(self._describe(record) for record in list(self)[:_SHOWN])
+        raise TooManyBadRecords(
+            f"{len(self)} of {total} records are bad ({len(self) / total:.2%}), more than "
+            f"data.max_bad_fraction = {self._max_fraction:g} allows. The first: {first}. Build "
+            "these shards again, or raise data.max_bad_fraction"
+        )
+
+    def _describe(self, record: int) -> str:
+        return f"{self._source.name(record)}: {self[record]}"
 
 
 class ClipStream(Iterator[dict[str, np.ndarray]]):
     """Endless batches of this process: with b videos a batch and V views of each,
 
       video   u8[b * V, T, S, S, 3], the views of a video one after the other
+      label   i32[b * V], class of each view's video; -1 = none, in pre-training alone
       record  i64[b], number of the record in the data set
       bad     i64[b], bad records that were tried before it
 
@@ -150,13 +196,13 @@ class ClipStream(Iterator[dict[str, np.ndarray]]):
         order: grain.MapDataset,
         batches: grain.IterDataset,
         max_bad_fraction: float,
+        labelled: bool,
     ):
         self.fingerprint = dataset.fingerprint
         self.num_videos = len(dataset.source)
         self.label_names = dataset.label_names
-        self.bad_records: dict[int, str] = {}
-        self._source, self._order = dataset.source, order
-        self._max_bad_fraction = max_bad_fraction
+        self.bad_records = BadRecords(dataset, max_bad_fraction, "replaced by the next")
+        self._dataset, self._order, self._labelled = dataset, order, labelled
         self._iterator = iter(batches)
 
     def __next__(self) -> dict[str, np.ndarray]:
@@ -164,16 +210,20 @@ class ClipStream(Iterator[dict[str, np.ndarray]]):
 
         Raises:
           TooManyBadRecords: past `data.max_bad_fraction` of all records.
+          DatasetError: where fine-tuning meets a record without a label.
           ShardError: where a shard can no longer be read.
         """
         batch = next(self._iterator)
-        self._account(batch.pop("failures"), found_all=_NO_RECORD not in batch["record"])
+        self.bad_records.add(batch.pop("failures"), enough=NO_RECORD not in batch["record"])
+        if self._labelled:
+            views_each = len(batch["label"]) // len(batch["record"])
+            check_labels(self._dataset, batch["record"], batch["label"][::views_each])
         return batch
 
     def example(self, i: int) -> np.ndarray:
         """Views of the video at position `i` of the global order, u8[V, T, S, S, 3]."""
         element = self._order[i]
-        self._account(element["failures"], found_all=element["record"] != _NO_RECORD)
+        self.bad_records.add(element["failures"], enough=element["record"] != NO_RECORD)
         return element["video"]
 
     def close(self) -> None:
@@ -186,26 +236,32 @@ class ClipStream(Iterator[dict[str, np.ndarray]]):
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _account(self, failures: Sequence[tuple[int, str]], found_all: bool) -> None:
-        for record, reason in failures:
-            if record not in self.bad_records:
-                self.bad_records[record] = reason
-                logging.getLogger(__name__).warning(
-                    "Bad record replaced by the next: %s", self._describe(record)
-                )
-        bad = len(self.bad_records)
-        if found_all and bad <= self._max_bad_fraction * self.num_videos:
-            return
-        first = "; ".join(self._describe(record) for record in list(self.bad_records)[:_SHOWN])
-        raise TooManyBadRecords(
-            f"{bad} of {self.num_videos} records are bad ({bad / self.num_videos:.2%}), more than "
-            f"data.max_bad_fraction = {self._max_bad_fraction:g} allows. The first: {first}. Build "
-            "these shards again, or raise data.max_bad_fraction"
-        )
 
-    def _describe(self, record: int) -> str:
-        shard, place = self._source.locate(record)
-        return f"{os.path.basename(shard)}[{place}]: {self.bad_records[record]}"
+def check_labels(dataset: Dataset, records: np.ndarray, labels: np.ndarray) -> None:
+    """Raises DatasetError unless each record, where it is one, has a label that has a name."""
+    for record, label in zip(records.tolist(), labels.tolist(), strict=True):
+        if record != NO_RECORD and not 0 <= label < len(dataset.label_names):
+            found = "no label" if label == NO_LABEL else f"label {label}"
+            raise DatasetError(
+                f"{dataset.path}: record {record} ({dataset.source.name(record)}) has {found}, "
+                f"expected one of the {len(dataset.label_names)} classes; build the dataset with "
+                "--labels=folders, or with a CSV that names a label for every video"
+            )
+
+
+def open_labelled(path: str, split: str) -> Dataset:
+    """Opens a split that must have classes.
+
+    Raises:
+      DatasetError, ShardError: where it has none, or cannot be used.
+    """
+    dataset = open_dataset(path, split)
+    if not dataset.label_names:
+        raise DatasetError(
+            f"{path}: its videos have no labels, which fine-tuning and evaluation need; build the "
+            "dataset with --labels=folders or a CSV"
+        )
+    return dataset
 
 
 def open_clips(
@@ -228,19 +284,18 @@ def open_clips(
         )
     if start < 0:
         raise ValueError(f"start = {start}: expected the number of videos seen, 0 or more")
-    dataset = open_dataset(data.dataset, data.split)
-    count = len(dataset.source)
+    labelled = config.task != "pretrain"
+    dataset = (open_labelled if labelled else open_dataset)(data.dataset, data.split)
+    count, model = len(dataset.source), config.model
     load = _LoadViews(
         dataset.source,
-        size=config.model.image_size,
-        num_frames=config.model.num_frames,
-        stride=data.stride,
-        views=data.views,
+        views.training_views(config),
+        empty=(data.views, model.num_frames, model.image_size, model.image_size, 3),
         tries=min(count, int(data.max_bad_fraction * count) + 1),
     )
     order = grain.MapDataset.range(count).seed(config.seed).shuffle().repeat().random_map(load)
-    local = _ProcessSlice(
+    local = ProcessSlice(
         order, batch_size=data.batch_size, index=process_index, count=process_count, start=start
     )
-    batches = _batches(local, data.batch_size // process_count, data)
-    return ClipStream(dataset, order, batches, data.max_bad_fraction)
+    batches = batches_of(local, data.batch_size // process_count, data, _collate)
+    return ClipStream(dataset, order, batches, data.max_bad_fraction, labelled)

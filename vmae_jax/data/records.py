@@ -74,6 +74,11 @@ class RecordSource:
         shard, record = self._place(i)
         return self.paths[shard], record
 
+    def name(self, i: int) -> str:
+        """Record `i` in words: FILE[place in it]."""
+        path, place = self.locate(i)
+        return f"{os.path.basename(path)}[{place}]"
+
     def _place(self, i: int) -> tuple[int, int]:
         i = operator.index(i)
         if not 0 <= i < len(self):

@@ -1,0 +1,156 @@
+"""From a clip to the views that a model sees: which frames, which part of them, how changed."""
+
+import dataclasses
+from typing import Protocol
+
+import numpy as np
+
+from vmae_jax.config import AugmentConfig, Config
+from vmae_jax.data import augment, clips
+
+
+class TrainViews(Protocol):
+    """Random views of a record, u8[V, T, S, S, 3]; may raise RecordError."""
+
+    def __call__(self, record: clips.Record, rng: np.random.Generator) -> np.ndarray: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainViews:
+    """Multi-scale crops of one random clip, as masked pre-training takes them."""
+
+    views: int
+    length: int  # frames
+    size: int  # pixels
+    stride: int
+
+    def __call__(self, record: clips.Record, rng: np.random.Generator) -> np.ndarray:
+        start = rng.integers(clips.num_starts(record.num_frames, self.length, self.stride))
+        indices = clips.clip_indices(record.num_frames, self.length, self.stride, int(start))
+        frames = clips.decode_frames(record, indices)
+        return np.stack(
+            [augment.multi_scale_crop(frames, self.size, rng) for _ in range(self.views)]
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneViews:
+    """Augmented views of one random clip, as fine-tuning takes them: same frames in all views."""
+
+    views: int
+    length: int  # frames
+    size: int  # pixels
+    sampling: str
+    stride: int
+    augment: AugmentConfig
+
+    def __call__(self, record: clips.Record, rng: np.random.Generator) -> np.ndarray:
+        frames = clips.decode_frames(record, self._indices(record.num_frames, rng))
+        return np.stack([self._view(frames, rng) for _ in range(self.views)])
+
+    def _indices(self, num_frames: int, rng: np.random.Generator) -> np.ndarray:
+        if self.sampling == "sparse":
+            return clips.sparse_indices(num_frames, self.length, rng)
+        starts = max(1, num_frames - self.length * self.stride)
+        return clips.dense_indices(
+            num_frames, self.length, self.stride, start=int(rng.integers(starts))
+        )
+
+    def _view(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        box = augment.random_resized_box(*frames.shape[1:3], self.augment.min_area, rng)
+        view = augment.resized_crop(frames, box, self.size)
+        return view[:, :, ::-1] if rng.random() < self.augment.flip else view
+
+
+def training_views(config: Config) -> TrainViews:
+    """The views of the training clips of a recipe."""
+    model, data = config.model, config.data
+    if config.task == "pretrain":
+        return PretrainViews(data.views, model.num_frames, model.image_size, data.stride)
+    return FinetuneViews(
+        data.views, model.num_frames, model.image_size, data.sampling, data.stride, config.augment
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalViews:
+    """The fixed views of a video that decide its class: temporal clips x crops.
+
+    The frames come with their short side scaled to `size` pixels; crops lie along the longer side.
+    A single clip or crop lies in the middle, where the reference's formula divides by zero.
+    """
+
+    clips: int
+    crops: int
+    length: int  # frames of a clip
+    size: int  # pixels
+    sampling: str
+    stride: int
+    validation: bool = False  # dense frames of training's window in the middle of the video
+
+    @property
+    def count(self) -> int:
+        return self.clips * self.crops
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of all views of a video: (V, T, S, S, 3)."""
+        return self.count, self.length, self.size, self.size, 3
+
+    def indices(self, num_frames: int) -> np.ndarray:
+        """Frames of each clip of a video of `num_frames`, i64[clips, T]."""
+        if self.validation:
+            if self.sampling == "sparse":
+                return clips.sparse_indices(num_frames, self.length)[None]
+            return clips.dense_indices(num_frames, self.length, self.stride)[None]
+        if self.sampling == "sparse":
+            spread = clips.sparse_test_indices(num_frames, self.length, self.clips)
+            return spread.reshape(self.length, self.clips).T
+        reached = clips.dense_test_indices(num_frames, self.length, self.stride)
+        starts = [
+            clips.test_start(len(reached), self.length, clip, self.clips)
+            for clip in range(self.clips)
+        ]
+        return np.stack([reached[start : start + self.length] for start in starts])
+
+    def cut(self, frames: np.ndarray) -> np.ndarray:
+        """Crops of u8[clips * T, H, W, 3], the frames of `indices` flattened, short side `size`.
+
+        Returns:
+          u8[clips * crops, T, size, size, 3], the crops of a clip one after the other.
+        """
+        height, width = frames.shape[1:3]
+        by_clip = frames.reshape(self.clips, self.length, height, width, 3)
+        views = np.empty((self.clips, self.crops, self.length, self.size, self.size, 3), np.uint8)
+        for crop in range(self.crops):
+            top = clips.test_start(height, self.size, crop, self.crops)
+            left = clips.test_start(width, self.size, crop, self.crops)
+            views[:, crop] = by_clip[:, :, top : top + self.size, left : left + self.size]
+        return views.reshape(self.shape)
+
+    def __call__(self, record: clips.Record) -> np.ndarray:
+        """All views of a record, u8[V, T, S, S, 3].
+
+        Raises:
+          RecordError: where it does not decode.
+        """
+        indices = self.indices(record.num_frames).ravel()
+        return self.cut(clips.decode_frames(record, indices, short_side=self.size))
+
+
+def evaluation_views(config: Config, kind: str = "test") -> EvalViews:
+    """The views of a recipe's evaluation.
+
+    Args:
+      kind: 'test' = clips x crops of `config.eval`, as the reference's final figures are made;
+        'center' = one in the middle of the video and of the frame, for a look while training.
+    """
+    model, data, test = config.model, config.data, config.eval
+    views = EvalViews(
+        test.clips, test.crops, model.num_frames, model.image_size, data.sampling, data.stride
+    )
+    if kind == "test":
+        return views
+    if kind == "center":
+        return dataclasses.replace(views, clips=1, crops=1, validation=True)
+    raise ValueError(f"views {kind!r}: expected 'test' or 'center'")
