@@ -113,14 +113,26 @@ class Checkpoints:
         self._manager.close()
 
 
+def exists(workdir: str) -> bool:
+    """Whether a run has saved a whole checkpoint."""
+    directory = _directory(workdir)
+    if not directory.is_dir():
+        return False
+    with contextlib.closing(Checkpoints(str(directory))) as checkpoints:
+        return checkpoints.latest() is not None
+
+
+def _directory(workdir: str) -> epath.Path:
+    return epath.Path(workdir if "://" in workdir else os.path.abspath(workdir)) / "checkpoints"
+
+
 def load_params(workdir: str) -> tuple[dict[str, Any], Any]:
     """The meta and the parameters (see `Checkpoints.params`) of a run's last checkpoint.
 
     Raises:
       CheckpointError: if the run has none, or one that is damaged.
     """
-    workdir = workdir if "://" in workdir else os.path.abspath(workdir)
-    directory = epath.Path(workdir) / "checkpoints"
+    directory = _directory(workdir)
     if directory.is_dir():
         with contextlib.closing(Checkpoints(str(directory))) as checkpoints:
             step = checkpoints.latest()

@@ -20,6 +20,7 @@ from vmae_jax.config import Config, ConfigError
 from vmae_jax.data import evaluation
 
 TOP = 5
+HARDEST = 3  # classes named in the terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +61,21 @@ class Scores:
         videos = self.confusion.sum(1)
         with np.errstate(invalid="ignore"):
             return 100 * np.diag(self.confusion) / videos
+
+    def report(self, views: str) -> str:
+        """A few lines for a terminal: accuracies, what failed, the hardest classes."""
+        numbers = self.summary()
+        lines = [
+            f"\n{len(self.ids)} videos, {views}: top-1 {numbers['top1']:.2f}, "
+            f"top-5 {numbers['top5']:.2f}, mean over classes {numbers['mean_class']:.2f}"
+        ]
+        if self.failed:
+            first = next(iter(self.failed.items()))
+            lines += [f"  not scored   {len(self.failed)}, such as {first[0]}: {first[1]}"]
+        accuracy = self.class_accuracy()
+        hardest = [i for i in np.argsort(accuracy, kind="stable") if accuracy[i] < 100][:HARDEST]
+        shown = ", ".join(f"{self.label_names[i]} {accuracy[i]:.0f}" for i in hardest)
+        return "\n".join(lines + ([f"  hardest      {shown}"] if hardest else []))
 
     def write(self, folder: str) -> None:
         """summary.json, scores.csv and .npz, classes.csv, confusion.csv and .png."""

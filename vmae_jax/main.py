@@ -116,12 +116,32 @@ def main(argv: list[str]) -> None:
         flush=True,
     )
     config = with_dataset(config, workdir)
-    result = train.train(make_task(config), workdir)
-    command = "python -m vmae_jax.main " + shlex.join(sys.argv[1:])
+    if config.mode == "train":
+        result = train.train(make_task(config), workdir)
+        command = "python -m vmae_jax.main " + shlex.join(sys.argv[1:])
+        if jax.process_index() == 0:
+            print(summary(result, workdir, command))
+        if result.signal:
+            sys.exit(128 + result.signal)
+    if config.task != "pretrain" and config.eval.split:
+        test(config, workdir)
+
+
+def test(config: config_lib.Config, workdir: str) -> None:
+    """Multi-view testing of the run's classifier; writes <workdir>/eval."""
+    import jax
+
+    from vmae_jax import sharding
+    from vmae_jax.tasks import finetune
+
+    task, params = finetune.trained(config, workdir)
+    mesh = sharding.make_mesh(config.mesh)
+    scores = task.test(jax.device_put(params, sharding.replicated(mesh)), mesh)
+    folder = os.path.join(workdir, "eval")
     if jax.process_index() == 0:
-        print(summary(result, workdir, command))
-    if result.signal:
-        sys.exit(128 + result.signal)
+        scores.write(folder)
+        print(scores.report(f"{config.eval.clips} x {config.eval.crops} views"))
+        print(f"  files        {folder}")
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -58,9 +58,9 @@ class Encoder(nnx.Module):
         tower = config.encoder
         last = tower.depth if train_blocks < 0 else train_blocks
         self.patch_embed = PatchEmbed(config, rngs=rngs)
-        self.positions = None
-        if config.positions == "learned":
-            self.positions = nnx.Param(jnp.zeros((config.num_tokens, tower.dim)))
+        learned = config.positions == "learned"
+        table = jnp.zeros((config.num_tokens, tower.dim))
+        self.positions = nnx.Param(table) if learned else None
 
         def stack(depth: int) -> layers.Blocks | None:
             part = dataclasses.replace(tower, depth=depth)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,8 +12,9 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from vmae_jax import evaluate
-from vmae_jax.config import Config, ConfigError
+from vmae_jax import checkpoint, evaluate, tree
+from vmae_jax.config import Config, ConfigError, from_config_dict
+from vmae_jax.convert import load
 from vmae_jax.data import pipeline
 from vmae_jax.data.records import open_dataset
 from vmae_jax.models import adapt, classifier, layers, mixing
@@ -121,3 +122,50 @@ class Finetune:
             return {}, {}
         scores = self._score(params, mesh, views="center")
         return {f"{self.config.eval.split}_{k}": v for k, v in scores.summary().items()}, {}
+
+    def test(self, params: Any, mesh: Mesh) -> evaluate.Scores:
+        """Multi-view scores of every video of `config.eval.split`."""
+        return self._score(params, mesh)
+
+
+def trained(
+    config: Config, workdir: str, make: Callable[..., Finetune] = Finetune
+) -> tuple[Finetune, dict[str, Any]]:
+    """The classifier of the workdir's last checkpoint, or else of config.init_from.
+
+    Its model is the checkpoint's; data and evaluation are the recipe's.
+
+    Raises:
+      ConfigError: where there is neither, or init_from is no classifier.
+      CheckpointError, ConversionError: where it cannot be read.
+    """
+    if checkpoint.exists(workdir):
+        meta, params = checkpoint.load_params(workdir)
+        saved = from_config_dict(meta["config"])
+        same = {"model": saved.model, "classifier": saved.classifier, "probe": saved.probe}
+        return make(dataclasses.replace(config, **same), tuple(meta["label_names"])), params
+    if not config.init_from:
+        raise ConfigError(
+            f"nothing to evaluate: {workdir} has no checkpoint; train first, or give a classifier "
+            "as --config.init_from"
+        )
+    found = load.load(config.init_from)
+    if found.kind != "classifier":
+        raise ConfigError(
+            f"config.init_from = {config.init_from!r} holds a {found.kind}, which has no head to "
+            "evaluate; fine-tune it first (--config.mode=train)"
+        )
+    classes = found.params["head"]["bias"].shape[0]
+    names = found.label_names or open_dataset(config.data.dataset, config.eval.split).label_names
+    if len(names) != classes:
+        raise ConfigError(
+            f"config.init_from = {config.init_from!r} tells {classes} classes apart, "
+            f"{config.data.dataset} names {len(names)}"
+        )
+    head = dataclasses.replace(
+        config.classifier, num_classes=classes, label_map="", train_blocks=-1, lora_rank=0
+    )
+    task = make(dataclasses.replace(config, classifier=head), tuple(names))
+    like = jax.eval_shape(task.init, jax.random.key(0))
+    values = task.initial_weights(like)
+    return task, jax.tree.map_with_path(lambda path, _: values[tree.path_name(path)], like)
