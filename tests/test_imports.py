@@ -22,7 +22,15 @@ FLOORS = (
     ("evaluate", "convert"),
     ("checkpoint", "optim", "data.pipeline", "data.evaluation", "data.synthetic", "models"),
     ("data.build",),
-    ("models.layers", "data.records", "data.shards", "data.clips", "data.augment", "data.views"),
+    (
+        "models.layers",
+        "data.records",
+        "data.shards",
+        "data.clips",
+        "data.augment",
+        "data.views",
+        "data.randaugment",
+    ),
     ("sharding", "metrics", "viz"),
     ("tree", "config"),
 )

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_dataset import clip, write_dataset
+from tiny_dataset import clip, numbers_of, write_dataset
 
-from vmae_jax.config import Config, ConfigError, DataConfig, MaskConfig, ModelConfig
+from vmae_jax.config import AugmentConfig, Config, ConfigError, DataConfig, MaskConfig, ModelConfig
+from vmae_jax.data import clips
 from vmae_jax.data.pipeline import ClipStream, TooManyBadRecords, open_clips
 from vmae_jax.data.records import DatasetError, ShardError, open_dataset
 
@@ -43,9 +44,10 @@ def damaged(tmp_path) -> str:
     return path
 
 
-def config(dataset: str, seed: int = 0, **data) -> Config:
+def config(dataset: str, seed: int = 0, task: str = "pretrain", **data) -> Config:
     return Config(
         seed=seed,
+        task=task,
         model=ModelConfig("tiny", image_size=SIZE, num_frames=FRAMES),
         mask=MaskConfig(decoder="none"),
         data=DataConfig(dataset, **{"batch_size": BATCH, "views": VIEWS, "stride": 2, **data}),
@@ -244,3 +246,94 @@ def test_what_cannot_work_is_refused_before_any_work(dataset, tmp_path):
         open_clips(config(dataset), start=-1)
     with pytest.raises(DatasetError, match=r"vmae_jax\.data\.build"):
         open_clips(config(str(tmp_path / "none")))
+
+
+# ---- Fine-tuning ----
+
+LABELS = ("left", "right", "still")
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory) -> str:
+    payloads = [
+        dataclasses.replace(clip(10 + 20 * (i % 2)), id=f"clip{i}", label=i % 3).serialize()
+        for i in range(VIDEOS)
+    ]
+    return write_dataset(tmp_path_factory.mktemp("labelled") / "set", payloads, labels=LABELS)
+
+
+def finetuning(dataset: str, augment: AugmentConfig, **data) -> Config:
+    return dataclasses.replace(config(dataset, task="finetune", **data), augment=augment)
+
+
+PLAIN = AugmentConfig(randaugment="", min_area=1.0, flip=0.0)
+
+
+@pytest.mark.parametrize("sampling", ["dense", "sparse"])
+def test_a_batch_for_finetuning(labelled, sampling):
+    with open_clips(finetuning(labelled, PLAIN, sampling=sampling)) as stream:
+        assert stream.label_names == LABELS
+        batches = [next(stream) for _ in range(6)]
+    starts = set()
+    for batch in batches:
+        assert batch["video"].shape == (BATCH * VIEWS, FRAMES, SIZE, SIZE, 3)
+        assert batch["label"].dtype == np.int32
+        np.testing.assert_array_equal(batch["label"], np.repeat(batch["record"] % 3, VIEWS))
+        views = batch["video"].reshape(BATCH, VIEWS, FRAMES, SIZE, SIZE, 3)
+        for record, (first, second) in zip(batch["record"], views, strict=True):
+            shown = numbers_of(first)
+            assert shown == numbers_of(second)  # the same frames in all views
+            length = 10 + 20 * (int(record) % 2)
+            assert 0 <= shown[0] < shown[-1] < length
+            if sampling == "dense":
+                assert shown in [
+                    clips.dense_indices(length, FRAMES, 2, start).tolist()
+                    for start in range(length - 2 * FRAMES)
+                ]
+            else:
+                assert [n // (length // FRAMES) for n in shown] == list(range(FRAMES))
+            starts.add((length, shown[0]))
+    assert len(starts) > 5
+
+
+def test_videos_shorter_than_a_clip_are_used(tmp_path):
+    payloads = [dataclasses.replace(clip(n), label=0).serialize() for n in (1, 2, 3)]
+    path = write_dataset(tmp_path / "set", payloads, labels=LABELS)
+    for sampling in ("dense", "sparse"):
+        settings = finetuning(path, PLAIN, sampling=sampling, batch_size=3)
+        assert set(take(open_clips(settings), 2)["record"]) == {0, 1, 2}
+
+
+def test_augmentation_of_finetuning(labelled):
+    def videos(**change) -> np.ndarray:
+        augment = dataclasses.replace(PLAIN, **change)
+        return take(open_clips(finetuning(labelled, augment)), 2)["video"].astype(int)
+
+    plain = videos()
+    np.testing.assert_array_equal(videos(flip=1.0), plain[:, :, :, ::-1])
+    some = (videos(flip=0.5) != plain).any(axis=(1, 2, 3, 4))
+    assert 0.2 < some.mean() < 0.8
+    changed = videos(randaugment="rand-m9-n4-mstd0.5-inc1")
+    assert (changed != plain).any(axis=(1, 2, 3, 4)).mean() > 0.6
+    crops = videos(min_area=0.08)
+    assert (crops != plain).any(axis=(1, 2, 3, 4)).mean() > 0.9
+
+
+def test_finetuning_does_not_depend_on_the_number_of_processes(labelled):
+    settings = finetuning(labelled, AugmentConfig())
+    alone = take(open_clips(settings), 3)
+    parts = [take(open_clips(settings, process_index=i, process_count=2), 3) for i in range(2)]
+    for key, value in alone.items():
+        pair = [part[key].reshape(3, -1, *part[key].shape[1:]) for part in parts]
+        np.testing.assert_array_equal(np.concatenate(pair, axis=1).reshape(value.shape), value)
+
+
+def test_finetuning_needs_labels(dataset, tmp_path):
+    with pytest.raises(DatasetError, match=r"have no labels.*--labels=folders"):
+        open_clips(finetuning(dataset, PLAIN))
+    payloads = [dataclasses.replace(clip(), label=[0, -1][i == 4]).serialize() for i in range(9)]
+    path = write_dataset(tmp_path / "set", payloads, labels=LABELS)
+    for workers in (0, 1):
+        stream = open_clips(finetuning(path, PLAIN, max_bad_fraction=1.0, workers=workers))
+        with stream, pytest.raises(DatasetError, match=r"record 4 \(.*\) has no label"):
+            collections.deque(stream, maxlen=0)

@@ -5,8 +5,9 @@ from typing import Protocol
 
 import numpy as np
 
-from vmae_jax.config import AugmentConfig, Config
+from vmae_jax.config import Config
 from vmae_jax.data import augment, clips
+from vmae_jax.data.randaugment import RandAugment
 
 
 class TrainViews(Protocol):
@@ -42,7 +43,9 @@ class FinetuneViews:
     size: int  # pixels
     sampling: str
     stride: int
-    augment: AugmentConfig
+    min_area: float
+    flip: float
+    randaugment: RandAugment | None
 
     def __call__(self, record: clips.Record, rng: np.random.Generator) -> np.ndarray:
         frames = clips.decode_frames(record, self._indices(record.num_frames, rng))
@@ -57,9 +60,11 @@ class FinetuneViews:
         )
 
     def _view(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        box = augment.random_resized_box(*frames.shape[1:3], self.augment.min_area, rng)
+        if self.randaugment is not None:
+            frames = self.randaugment(frames, rng)
+        box = augment.random_resized_box(*frames.shape[1:3], self.min_area, rng)
         view = augment.resized_crop(frames, box, self.size)
-        return view[:, :, ::-1] if rng.random() < self.augment.flip else view
+        return view[:, :, ::-1] if rng.random() < self.flip else view
 
 
 def training_views(config: Config) -> TrainViews:
@@ -67,8 +72,16 @@ def training_views(config: Config) -> TrainViews:
     model, data = config.model, config.data
     if config.task == "pretrain":
         return PretrainViews(data.views, model.num_frames, model.image_size, data.stride)
+    change = config.augment
     return FinetuneViews(
-        data.views, model.num_frames, model.image_size, data.sampling, data.stride, config.augment
+        data.views,
+        model.num_frames,
+        model.image_size,
+        data.sampling,
+        data.stride,
+        min_area=change.min_area,
+        flip=change.flip,
+        randaugment=RandAugment.parse(change.randaugment) if change.randaugment else None,
     )
 
 
