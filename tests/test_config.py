@@ -21,7 +21,10 @@ def recipe(path, arg=""):
 def test_the_recipes_are_there():
     assert {p.stem for p in RECIPES} == {
         "quickstart", "vitg_tiktok", "vitb_tiktok", "vits_hybrid", "vitb_hybrid", "vitl_hybrid",
-        "vith_hybrid", "vitg_hybrid",
+        "vith_hybrid", "vitg_hybrid", "vitg_ucf101", "vitg_hmdb51", "vitg_k710", "vitg_k400",
+        "vitg_k400_from_k710", "vitg_k600_from_k710", "vitg_ssv2", "vith_k400", "vith_k600",
+        "vith_k710", "vith_ssv2", "vitl_k400", "vitl_ssv2", "vitb_k400", "vitb_k710", "vitb_ssv2",
+        "finetune_custom", "finetune_synthetic",
     }  # fmt: skip
 
 
@@ -97,3 +100,47 @@ def test_differences_name_nested_keys():
     a = config_lib.to_dict(config_lib.Config())
     b = config_lib.to_dict(config_lib.Config(seed=3, data=config_lib.DataConfig(views=2)))
     assert config_lib.differences(a, b) == {"seed": (0, 3), "data.views": (4, 2)}
+
+
+# Videos per step, base lr, layer decay, weight decay, drop path, head dropout, epochs, warm-up,
+# clipping, stride (0 = sparse) of the public recipes.
+@pytest.mark.parametrize(("name", "classes", "numbers"), [
+    ("vitg_ucf101", 101, (24, 1e-3, 0.9, 0.05, 0.35, 0.5, 50, 5, 0, 4)),
+    ("vitg_hmdb51", 51, (24, 5e-4, 0.9, 0.05, 0.35, 0.5, 15, 5, 0, 2)),
+    ("vitg_k710", 710, (96, 1e-3, 0.9, 0.1, 0.3, 0, 35, 5, 5.0, 4)),
+    ("vitg_k400", 400, (192, 1e-3, 0.9, 0.1, 0.2, 0, 30, 5, 0, 4)),
+    ("vitg_k400_from_k710", 400, (96, 1e-5, 0.9, 0.1, 0.25, 0, 3, 1, 0, 4)),
+    ("vitg_k600_from_k710", 600, (96, 1e-5, 0.9, 0.1, 0.25, 0, 3, 1, 0, 4)),
+    ("vitg_ssv2", 174, (96, 3e-4, 0.9, 0.05, 0.25, 0, 20, 5, 0, 0)),
+    ("vith_k400", 400, (128, 1e-3, 0.8, 0.05, 0.2, 0.5, 40, 5, 0, 4)),
+    ("vith_k600", 600, (128, 1e-3, 0.8, 0.05, 0.2, 0.5, 40, 5, 0, 4)),
+    ("vith_k710", 710, (128, 1e-3, 0.8, 0.05, 0.2, 0.5, 40, 5, 0, 4)),
+    ("vith_ssv2", 174, (128, 5e-4, 0.8, 0.05, 0.2, 0, 20, 5, 0, 0)),
+    ("vitl_k400", 400, (192, 2e-3, 0.75, 0.05, 0.2, 0, 35, 5, 0, 4)),
+    ("vitl_ssv2", 174, (192, 5e-4, 0.75, 0.05, 0.2, 0, 20, 5, 0, 0)),
+    ("vitb_k400", 400, (512, 7e-4, 0.75, 0.05, 0.1, 0, 90, 5, 0, 4)),
+    ("vitb_k710", 710, (512, 7e-4, 0.75, 0.05, 0.1, 0, 90, 5, 0, 4)),
+    ("vitb_ssv2", 174, (256, 2e-3, 0.65, 0.05, 0.1, 0, 25, 5, 0, 0)),
+])  # fmt: skip
+def test_fine_tuning_recipes_carry_the_published_numbers(name, classes, numbers):
+    c = config_lib.from_config_dict(recipe(next(p for p in RECIPES if p.stem == name)))
+    head, optim, sparse = c.classifier, c.optim, c.data.sampling == "sparse"
+    found = (
+        c.data.batch_size, optim.base_lr, optim.layer_decay, optim.weight_decay, head.drop_path,
+        head.head_dropout, c.train.epochs, optim.warmup_epochs, optim.clip_norm,
+        0 if sparse else c.data.stride,
+    )  # fmt: skip
+    assert found == numbers
+    assert (c.task, c.model.variant.lower(), head.num_classes) == ("finetune", name[3], classes)
+    assert (c.model.num_frames, c.model.image_size, c.data.views) == (16, 224, 2)
+    assert (optim.b1, optim.b2, optim.min_lr, head.init_scale) == (0.9, 0.999, 1e-6, 0.001)
+    augment = c.augment
+    assert augment == config_lib.AugmentConfig(flip=0.0 if sparse else 0.5)
+    assert augment.randaugment == "rand-m7-n4-mstd0.5-inc1"
+    assert (augment.mixup, augment.cutmix, augment.erase, head.label_smoothing) == (
+        0.8,
+        1,
+        0.25,
+        0.1,
+    )
+    assert (c.eval.clips, c.eval.crops) == ((2, 3) if sparse else (5, 3))
