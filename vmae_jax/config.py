@@ -107,12 +107,14 @@ class ModelConfig:
     remat: str = "none"  # what the backward pass recomputes: none, dots (all but products), full
     positions: str = "sincos"  # of the encoder's tokens: sincos (fixed) or learned
     norm_eps: float = 1e-6  # of every LayerNorm; Hugging Face files may say 1e-12
+    head_norm_eps: float = 0.0  # of the one before the head; 0 = norm_eps; transformers has 1e-5
     encoder_norm: bool = True  # after the pre-training encoder; some Hugging Face files have none
 
     def __post_init__(self):
         variant = variant_of(self.variant)
         _one_of("model.positions", self.positions, ("sincos", "learned"))
         _check(self.norm_eps > 0, "model.norm_eps", self.norm_eps, "more than 0")
+        _check(self.head_norm_eps >= 0, "model.head_norm_eps", self.head_norm_eps, "0 or more")
         _one_of("model.dtype", self.dtype, ("bfloat16", "float32"))
         _one_of("model.remat", self.remat, ("none", "dots", "full"))
         if self.patch_size == 0:

@@ -38,7 +38,9 @@ def load(folder, name, monkeypatch):
     )
     model = nnx.eval_shape(lambda: mae.MaskedAutoencoder(config, rngs=nnx.Rngs(0)))
     graphdef, state = nnx.split(model)
-    return config, graphdef, rules.from_torch(weights, nnx.to_pure_dict(state)), io
+    table = rules.rules_of("pretrain", "original")
+    params = rules.from_torch(weights, nnx.to_pure_dict(state), table, config)
+    return config, graphdef, params, io
 
 
 @pytest.fixture(params=["pretrain_tiny", "pretrain_giant"])

@@ -28,7 +28,7 @@ class Classifier(nnx.Module):
             config, norm=False, train_blocks=classifier.train_blocks, style=style, rngs=rngs
         )
         dim = config.encoder.dim
-        self.norm = layers.layer_norm(dim, config, rngs)
+        self.norm = layers.layer_norm(dim, config, rngs, config.head_norm_eps)
 
         def head_init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
             return classifier.init_scale * normal(key, shape, dtype)

@@ -27,8 +27,8 @@ REMAT_POLICIES = {
 }
 
 
-def layer_norm(dim: int, config: ModelConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    return nnx.LayerNorm(dim, epsilon=config.norm_eps, dtype=config.dtype, rngs=rngs)
+def layer_norm(dim: int, config: ModelConfig, rngs: nnx.Rngs, eps: float = 0.0) -> nnx.LayerNorm:
+    return nnx.LayerNorm(dim, epsilon=eps or config.norm_eps, dtype=config.dtype, rngs=rngs)
 
 
 def _scores(q: jax.Array, k: jax.Array) -> jax.Array:

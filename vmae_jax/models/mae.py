@@ -28,7 +28,7 @@ class MaskedAutoencoder(nnx.Module):
         )  # fmt: skip
         self.mask_token = nnx.Param(_mask_token(rngs.params(), (decoder.dim,)))
         self.decoder = layers.Blocks(decoder, config, rngs=rngs)
-        self.norm = layers.layer_norm(decoder.dim, config, rngs)
+        self.norm = layers.layer_norm(decoder.dim, config, rngs, config.head_norm_eps)
         self.head = nnx.Linear(
             decoder.dim, config.patch_dim, kernel_init=layers.xavier, dtype=config.dtype, rngs=rngs
         )

@@ -1,0 +1,192 @@
+"""Any checkpoint file or model directory as named tensors, whatever wrote it."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors
+
+from vmae_jax.convert import torch_io
+from vmae_jax.convert.rules import ConversionError, listed
+
+# Of a model directory; the first that is there.
+WEIGHTS = (
+    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)  # fmt: skip
+STATES = ("model", "module", "state_dict")  # what the weights of a .pth file may lie under
+# safetensors' names; NumPy has bfloat16 through ml_dtypes.
+FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+LARGEST = 1e6  # no weight comes near; a flipped exponent does
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What a checkpoint holds, before any of it is understood."""
+
+    path: str
+    tensors: Mapping[str, Any]  # with .shape and .dtype, read by np.asarray
+    described: str  # in words
+    config: Mapping[str, Any]  # config.json beside it, or {}
+    args: Mapping[str, Any]  # the settings of the run that wrote a .pth, or {}
+    notes: tuple[str, ...] = ()
+
+
+class _SafeTensor:
+    """A tensor of an open safetensors file, read when NumPy asks for it."""
+
+    def __init__(self, file: Any, name: str):
+        part = file.get_slice(name)
+        dtype = str(part.get_dtype())
+        self.dtype = np.dtype(FLOATS[dtype]) if dtype in FLOATS else dtype
+        self.shape = tuple(part.get_shape())
+        self._file, self._name = file, name
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        value = self._file.get_tensor(self._name)
+        return value if dtype is None else value.astype(dtype, copy=False)
+
+
+class Checked:
+    """A weight as float32; reading it refuses what no training leaves behind."""
+
+    def __init__(self, tensor: Any, label: str):
+        self.shape, self.dtype = tuple(tensor.shape), str(tensor.dtype)
+        if self.dtype not in [np.dtype(known).name for known in FLOATS.values()]:
+            raise ConversionError(f"{label} holds {self.dtype}, expected floating-point weights")
+        self._tensor, self._label = tensor, label
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        value = np.asarray(self._tensor).astype(np.float32, copy=False)
+        largest = np.abs(value).max(initial=0)
+        if not largest <= LARGEST:
+            raise ConversionError(
+                f"{self._label} holds the value {largest}, which no trained weight has: the file "
+                "is damaged, or its training diverged"
+            )
+        return value if dtype is None else value.astype(dtype, copy=False)
+
+
+def read(path: str) -> Source:
+    """The tensors of a .pth, .bin or .safetensors file, or of a Hugging Face directory.
+
+    Raises:
+      ConversionError: if it is missing, damaged, foreign or unsafe.
+    """
+    if os.path.isdir(path):
+        return _directory(path)
+    if not os.path.exists(path):
+        raise ConversionError(f"{path}: no such file or directory")
+    config = _beside(path, "config.json") if _is_safetensors(path) else {}
+    tensors, described, args, notes = _file(path)
+    return Source(path, tensors, described, config, args, notes)
+
+
+def _directory(path: str) -> Source:
+    name = next((w for w in WEIGHTS if os.path.exists(os.path.join(path, w))), None)
+    if name is None:
+        raise ConversionError(
+            f"{path}: has none of {', '.join(WEIGHTS)}, and no checkpoints/ of a run; give a "
+            "checkpoint file, a Hugging Face model directory or a --workdir"
+        )
+    full = os.path.join(path, name)
+    config = _beside(full, "config.json")
+    if not name.endswith(".index.json"):
+        tensors, described, args, notes = _file(full)
+        return Source(path, tensors, f"{described} of a directory", config, args, notes)
+    index = _json(full).get("weight_map")
+    if not isinstance(index, dict) or not all(isinstance(v, str) for v in index.values()):
+        raise ConversionError(f"{full}: has no weight_map")
+    tensors = {}
+    for shard in sorted(set(index.values())):
+        if os.path.basename(shard) != shard:
+            raise ConversionError(f"{full}: names {shard!r}, which is not a file beside it")
+        found, described, _, _ = _file(os.path.join(path, shard))
+        twice = found.keys() & tensors.keys()
+        if twice or found.keys() != {n for n, s in index.items() if s == shard}:
+            raise ConversionError(f"{full}: {shard} holds other tensors than the index says")
+        tensors.update(found)
+    return Source(path, tensors, f"{described} in shards", config, {})
+
+
+def _file(path: str) -> tuple[dict[str, Any], str, Mapping[str, Any], tuple[str, ...]]:
+    """Tensors, the file in words, the run's settings and notes."""
+    if not os.path.exists(path):
+        raise ConversionError(f"{path}: is named by the index, but is not there")
+    _refuse_foreign(path)
+    if _is_safetensors(path):
+        return _safetensors(path), "safetensors", {}, ()
+    content = torch_io.read(path)
+    return _state(path, content)
+
+
+def _refuse_foreign(path: str) -> None:
+    with open(path, "rb") as file:
+        start = file.read(64)
+    if not start:
+        raise ConversionError(f"{path}: is empty; get it again")
+    if start.startswith(b"version https://git-lfs"):
+        raise ConversionError(f"{path}: is a Git LFS pointer, not the file; run git lfs pull")
+    if not start.startswith((b"PK", b"\x80")) and not _is_safetensors(path):
+        kind = "a web page" if start.lstrip()[:1] == b"<" else "neither .pth nor .safetensors"
+        raise ConversionError(f"{path}: is {kind}; expected a PyTorch or safetensors checkpoint")
+
+
+def _is_safetensors(path: str) -> bool:
+    """By its content: the length of a JSON header, then the header."""
+    with open(path, "rb") as file:
+        start = file.read(9)
+    return start[8:] == b"{" and start[4:8] == b"\0\0\0\0"
+
+
+def _safetensors(path: str) -> dict[str, Any]:
+    try:
+        file = safetensors.safe_open(path, framework="np")  # open as long as its tensors are
+        names = file.keys()
+        return {name: _SafeTensor(file, name) for name in names}
+    except Exception as error:
+        raise ConversionError(f"{path}: is damaged ({error}); get it again") from error
+
+
+def _state(path: str, content: Any) -> tuple[dict, str, Mapping[str, Any], tuple[str, ...]]:
+    """The state dict in what torch.save was given."""
+    if not isinstance(content, dict):
+        raise ConversionError(f"{path}: holds no dict of tensors")
+    under = next((key for key in STATES if isinstance(content.get(key), dict)), None)
+    state = content if under is None else content[under]
+    strange = [str(k) for k, v in state.items() if not isinstance(v, torch_io.Tensor)]
+    if (under is None and strange) or not state:
+        keys = listed(map(str, content), 10)
+        raise ConversionError(
+            f"{path}: has no dict of tensors under {', '.join(STATES)}, nor is it one; it holds "
+            f"{keys or 'nothing'}"
+        )
+    if strange or not all(isinstance(name, str) for name in state):
+        raise ConversionError(f"{path}: among its weights, {listed(strange)} are no tensors")
+    args = content.get("args") if under else None
+    notes = ()
+    beside = [str(key) for key in content if key not in (under, "args")]
+    if under and beside:
+        notes = (f"not read: {listed(beside, 10)} beside {under}",)
+    settings = vars(args) if type(args).__name__ == "Namespace" else args
+    return state, f".pth ({under or 'bare'})", settings if isinstance(settings, dict) else {}, notes
+
+
+def _beside(path: str, name: str) -> Mapping[str, Any]:
+    path = os.path.join(os.path.dirname(path), name)
+    return _json(path) if os.path.exists(path) else {}
+
+
+def _json(path: str) -> Mapping[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except (ValueError, RecursionError, OSError) as error:
+        raise ConversionError(f"{path}: is not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise ConversionError(f"{path}: is not a JSON object")
+    return content

@@ -1,0 +1,133 @@
+"""Which layout a set of named tensors has, what model it is, and how large."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from vmae_jax import config as config_lib
+from vmae_jax.convert import sizes
+from vmae_jax.convert.files import Checked, Source
+from vmae_jax.convert.rules import ConversionError, listed, matches
+from vmae_jax.convert.sizes import Overrides
+
+WRAPPERS = ("_orig_mod.", "module.", "model.", "backbone.")  # compiled, parallel, wrapped models
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Tensors under the names of the table, and the model that they make."""
+
+    kind: str  # pretrain, classifier, or encoder: neither decoder nor head
+    name: str  # original or hugging_face
+    described: str
+    tensors: dict[str, Checked]
+    model: config_lib.ModelConfig
+    notes: tuple[str, ...]
+
+
+def recognise(
+    source: Source, *, drop: Iterable[str] = (), overrides: Overrides | None = None
+) -> Layout:
+    """Names, kind and sizes of a source.
+
+    Args:
+      drop: patterns (see `rules.matches`) of tensors to leave out, by either name.
+
+    Raises:
+      ConversionError: if it is no VideoMAE, or one that this package's model cannot express.
+    """
+    notes = list(source.notes)
+    tensors = _unwrapped(source)
+    hugging_face = any(
+        ".attention.attention." in f".{name}" or "patch_embeddings.projection" in name
+        for name in tensors
+    )
+    name = "hugging_face" if hugging_face else "original"
+    described = "original layout"
+    if hugging_face:
+        new = any(n.endswith("attention.attention.query.bias") for n in tensors)
+        described = f"Hugging Face layout of transformers {5 if new else 4}"
+    tensors = _hugging_face_names(tensors) if hugging_face else _original_names(tensors)
+    dropped = [n for n in tensors if matches(n, drop)]
+    if dropped:
+        notes.append(f"dropped as asked: {listed(dropped, 6)}")
+    checked = {
+        n: Checked(t, f"{source.path}: {n}") for n, t in tensors.items() if n not in set(dropped)
+    }
+    kind = _kind(checked, name)
+    _drop_key_biases(checked, notes)
+    half = sorted({t.dtype for t in checked.values()} - {"float32"})
+    if half:
+        exact = "rounded" if "float64" in half else "exactly"
+        notes.append(f"{' and '.join(half)} weights become float32 ({exact})")
+    model, assumed = sizes.infer(
+        checked, kind, name, source.config, source.args, overrides or Overrides()
+    )
+    return Layout(kind, name, described, checked, model, (*notes, *assumed))
+
+
+def _unwrapped(source: Source) -> dict[str, Any]:
+    """The tensors without the prefixes that wrappers of a model put before its names."""
+    found: dict[str, Any] = {}
+    for full, tensor in source.tensors.items():
+        name = full.replace("_orig_mod.", "")
+        while name.startswith(WRAPPERS):
+            name = name.split(".", 1)[1]
+        if name in found:
+            raise ConversionError(f"{source.path}: two tensors are called {name} without prefixes")
+        found[name] = tensor
+    if not any(name.endswith(("patch_embed.proj.weight", "patch_embeddings.projection.weight"))
+               for name in found):  # fmt: skip
+        raise ConversionError(
+            f"{source.path}: is no VideoMAE: it has no patch_embed.proj.weight, it holds "
+            f"{listed(found, 5) or 'no tensor'}"
+        )
+    return found
+
+
+def _hugging_face_names(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Biases as transformers 4 named them; a bare VideoMAEModel gets its prefix."""
+    renamed = {}
+    for name, tensor in tensors.items():
+        if name.startswith(("embeddings.", "encoder.", "layernorm.")):
+            name = f"videomae.{name}"
+        name = name.replace("attention.attention.query.bias", "attention.attention.q_bias")
+        name = name.replace("attention.attention.value.bias", "attention.attention.v_bias")
+        if name in renamed:
+            raise ConversionError(f"{name} is there in both namings of transformers")
+        renamed[name] = tensor
+    return renamed
+
+
+def _has_decoder(names: Iterable[str]) -> bool:
+    return any(n.startswith(("decoder.", "encoder_to_decoder.", "mask_token")) for n in names)
+
+
+def _original_names(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Classifiers saved as backbones lose `encoder.`."""
+    if _has_decoder(tensors):
+        return dict(tensors)
+    return {name.removeprefix("encoder."): tensor for name, tensor in tensors.items()}
+
+
+def _kind(tensors: Mapping[str, Any], layout: str) -> str:
+    if _has_decoder(tensors):
+        return "pretrain"
+    head = "classifier." if layout == "hugging_face" else "head."
+    return "classifier" if any(name.startswith(head) for name in tensors) else "encoder"
+
+
+def _drop_key_biases(tensors: dict[str, Checked], notes: list[str]) -> None:
+    names = [name for name in tensors if name.endswith("attention.attention.key.bias")]
+    wrong = [name for name in names if np.asarray(tensors[name]).any()]
+    if wrong:
+        raise ConversionError(
+            f"biases of keys are not zero: {listed(wrong, 3)}; softmax cancels them, so outputs do "
+            "not change without them: leave them out with --drop='*.key.bias'"
+        )
+    for name in names:
+        del tensors[name]
+    if names:
+        notes.append(f"{len(names)} biases of keys, all zero, left out")

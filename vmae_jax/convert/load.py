@@ -1,0 +1,136 @@
+"""Any checkpoint, ours or PyTorch's, as parameters and the model they belong to."""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from vmae_jax import checkpoint
+from vmae_jax.config import ClassifierConfig, ModelConfig, from_config_dict
+from vmae_jax.convert import files, layouts, rules
+from vmae_jax.convert.layouts import Layout
+from vmae_jax.convert.rules import ConversionError
+from vmae_jax.convert.sizes import Overrides
+from vmae_jax.models import classifier, mae
+
+KINDS = {"pretrain": "pretrain", "finetune": "classifier", "probe": "classifier"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """What a checkpoint holds, on the host."""
+
+    kind: str  # pretrain, classifier, or encoder: neither decoder nor head
+    model: ModelConfig
+    params: dict[str, Any]  # nested dict of float32 NumPy arrays
+    label_names: tuple[str, ...]  # () where unknown
+    source: str  # the layout in words
+    notes: tuple[str, ...]  # what was left out or assumed
+
+    @property
+    def num_classes(self) -> int:
+        """Rows of the head; 0 where there is none."""
+        head = self.params.get("head", {}) if self.kind == "classifier" else {}
+        return head["kernel"].shape[-1] if "kernel" in head else 0
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(x.size for x in jax.tree.leaves(self.params))
+
+
+def load(
+    path: str,
+    *,
+    heads: int = 0,
+    decoder_heads: int = 0,
+    image_size: int = 0,
+    num_frames: int = 0,
+    allow_missing: Iterable[str] = (),
+    drop: Iterable[str] = (),
+) -> Weights:
+    """Reads a .pth, .bin or .safetensors file, a Hugging Face directory, or a run's workdir.
+
+    Nothing of the file is executed. PyTorch is not needed.
+
+    Args:
+      heads, decoder_heads, image_size, num_frames: what the file does not say; 0 = infer.
+      allow_missing: patterns of tensor names (see `rules.matches`); what they miss is left out of
+        the parameters.
+      drop: patterns of tensor names to ignore.
+
+    Raises:
+      ConversionError: if it is damaged, foreign or unsafe, or does not make a model.
+      CheckpointError: if a run's checkpoint is damaged.
+    """
+    if "://" in path or os.path.isdir(os.path.join(path, "checkpoints")):
+        return _from_workdir(path)
+    source = files.read(path)
+    overrides = Overrides(heads, decoder_heads, image_size, num_frames)
+    layout = layouts.recognise(source, drop=drop, overrides=overrides)
+    table = rules.rules_of(layout.kind, layout.name)
+    try:
+        params = rules.from_torch(
+            layout.tensors, _like(layout), table, layout.model, tuple(allow_missing)
+        )
+    except ConversionError as error:
+        raise ConversionError(f"{path}: {error}") from None
+    labels = _label_names(source.config, layout)
+    return Weights(
+        layout.kind, layout.model, params, labels, f"{layout.described}, {source.described}",
+        layout.notes,
+    )  # fmt: skip
+
+
+def _from_workdir(path: str) -> Weights:
+    meta, params = checkpoint.load_params(path)
+    config = from_config_dict(meta["config"])
+    params = jax.tree.map(lambda x: np.asarray(x, np.float32), params)
+    names = tuple(meta.get("label_names", ()))
+    return Weights(KINDS[config.task], config.model, params, names, "run of vmae_jax", ())
+
+
+def _like(layout: Layout) -> dict[str, Any]:
+    """The tree that the model of a layout has, without its arrays."""
+    model = layout.model
+    if layout.kind == "pretrain":
+        return abstract(lambda: mae.MaskedAutoencoder(model, rngs=nnx.Rngs(0)))
+    head = layout.tensors.get(_name(layout, "head/kernel"))
+    classes = head.shape[0] if head is not None and head.shape else 1
+    like = abstract(
+        lambda: classifier.Classifier(model, ClassifierConfig(), classes, rngs=nnx.Rngs(0))
+    )
+    if layout.kind == "encoder":
+        del like["head"]
+        norm = like["norm"]
+        if _name(layout, "norm/scale") not in layout.tensors:
+            del like["norm"]
+        if model.encoder_norm:
+            like["encoder"]["norm"] = norm
+    return like
+
+
+def abstract(make: Any) -> dict[str, Any]:
+    """The parameters' shapes of the module that `make` builds, as a nested dict."""
+    return nnx.to_pure_dict(nnx.split(nnx.eval_shape(make))[1])
+
+
+def _name(layout: Layout, path: str) -> str:
+    table = rules.rules_of(layout.kind, layout.name)
+    return next(rule.names[0] for rule in table if rule.path == path)
+
+
+def _label_names(config: Mapping[str, Any], layout: Layout) -> tuple[str, ...]:
+    """id2label of config.json, where it has a true name for every class."""
+    labels = config.get("id2label")
+    head = layout.tensors.get(_name(layout, "head/bias")) if layout.kind == "classifier" else None
+    if head is None or not isinstance(labels, dict):
+        return ()
+    names = [labels.get(str(i)) for i in range(head.shape[0])]
+    if not all(isinstance(name, str) for name in names) or len(labels) != len(names):
+        return ()
+    unnamed = all(name == f"LABEL_{i}" for i, name in enumerate(names))
+    return () if unnamed else tuple(names)

@@ -1,0 +1,321 @@
+"""PyTorch's own files. Reading needs no PyTorch and never runs what a file brings along.
+
+A .pth file is a pickle beside raw storages, in a zip archive or (before PyTorch 1.6) in a row. Each
+name in the pickle must be one of those known here, and stands for a few lines of this module;
+`torch.load(weights_only=True)` does the same for its own names, but cannot read or name what newer
+pickle protocols hold, and does not look at the archive's checksums.
+"""
+
+import io
+import math
+import os
+import pickle
+import pickletools
+import struct
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from vmae_jax.convert.rules import ConversionError
+
+MAX_PICKLE = 256 * 2**20  # bytes; a checkpoint of ViT-g with its optimizer has less than 1 MB
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+LEGACY_VERSION = 1001
+
+# torch.<name>Storage and torch.<dtype>; what else there is holds no weights.
+STORAGES = {
+    "Float": "float32", "Double": "float64", "Half": "float16", "BFloat16": "bfloat16",
+    "Long": "int64", "Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8",
+    "Bool": "bool",
+}  # fmt: skip
+DTYPES = {name: np.dtype(name) for name in STORAGES.values() if name != "bfloat16"}
+DTYPES["bfloat16"] = np.dtype(ml_dtypes.bfloat16)
+
+
+class Storage(NamedTuple):
+    """A run of numbers in the file."""
+
+    dtype: np.dtype
+    numel: int
+    read: Callable[[], bytes]
+
+
+class Tensor:
+    """A tensor that is read when NumPy asks for it."""
+
+    def __init__(self, storage: Storage, offset: int, shape: tuple, stride: tuple):
+        shape, stride = tuple(shape), tuple(stride)
+        whole = all(type(n) is int and n >= 0 for n in (offset, *shape, *stride))
+        if not isinstance(storage, Storage) or not whole or len(shape) != len(stride):
+            raise ConversionError("a tensor in it has no storage, or negative sizes")
+        last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
+        if math.prod(shape) > storage.numel or (math.prod(shape) and last >= storage.numel):
+            raise ConversionError(f"a tensor of shape {shape} reaches beyond its storage")
+        self.shape, self.dtype = shape, storage.dtype
+        self._storage, self._offset, self._stride = storage, offset, stride
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        numbers = np.frombuffer(self._storage.read(), self.dtype)[self._offset :]
+        strides = [n * self.dtype.itemsize for n in self._stride]
+        view = np.lib.stride_tricks.as_strided(numbers, self.shape, strides, writeable=False)
+        return np.array(view, dtype or self.dtype)
+
+
+class _Dict(dict):
+    """An OrderedDict that keeps no extra attributes: state dicts carry `_metadata`."""
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _NumpyType:
+    def __init__(self, name: str):
+        self.name = name
+
+    def __setstate__(self, state: Any) -> None:
+        """Byte order and alignment: NumPy writes '|' or the machine's."""
+        if isinstance(state, tuple) and len(state) > 1 and state[1] == ">":
+            self.name = ">" + self.name
+
+    def dtype(self) -> np.dtype:
+        dtype = np.dtype(self.name)
+        if dtype.kind not in "biufSU":
+            raise ConversionError(f"a NumPy value in it has the type {self.name}")
+        return dtype
+
+
+class _NumpyArray:
+    """What stands beside the weights; its values are not needed."""
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _Unpickler(pickle.Unpickler):
+    """Builds tensors, containers, NumPy scalars and argparse.Namespace, and nothing else.
+
+    The classes and functions named by a pickle are looked up here, never imported.
+    """
+
+    def __init__(self, file: BinaryIO, storage: Callable[[tuple], Storage] | None):
+        super().__init__(file)
+        self._storage = storage
+        self.namespace = type("Namespace", (), {})  # one per file: a pickle may set attributes
+
+    def persistent_load(self, pid: Any) -> Storage:
+        if self._storage is None or not isinstance(pid, tuple) or pid[:1] != ("storage",):
+            raise ConversionError("it holds an unknown kind of storage")
+        return self._storage(pid)
+
+    def find_class(self, module: str, name: str) -> Any:
+        full = f"{module}.{name}"
+        if module in ("torch", "torch.storage") and name.removesuffix("Storage") in STORAGES:
+            return STORAGES[name.removesuffix("Storage")]
+        if module == "torch" and name in DTYPES:
+            return name
+        known = {
+            "argparse.Namespace": self.namespace,
+            "collections.OrderedDict": _Dict,
+            "collections.defaultdict": self._defaultdict,
+            "builtins.dict": dict,
+            "builtins.list": list,
+            "builtins.set": set,
+            "_codecs.encode": self._encode,
+            "torch.Size": tuple,
+            "torch.device": self._text,
+            "torch.Tensor": "torch.Tensor",
+            "torch.nn.parameter.Parameter": "torch.nn.Parameter",
+            "torch._utils._rebuild_tensor": self._tensor,
+            "torch._utils._rebuild_tensor_v2": self._tensor,
+            "torch._utils._rebuild_parameter": self._parameter,
+            "torch._utils._rebuild_parameter_with_state": self._parameter,
+            "torch._tensor._rebuild_from_type_v2": self._from_type,
+            "numpy.dtype": self._numpy_type,
+            "numpy.ndarray": _NumpyArray,
+        }
+        for numpy in ("numpy.core", "numpy._core"):  # before NumPy 2, and since
+            known[f"{numpy}.multiarray.scalar"] = self._numpy_scalar
+            known[f"{numpy}.multiarray._reconstruct"] = self._numpy_array
+        if full not in known:
+            raise ConversionError(
+                f"its pickle asks for {full}; only tensors, containers, NumPy scalars and "
+                "argparse.Namespace are admitted, so nothing of it was run or read"
+            )
+        return known[full]
+
+    def _tensor(self, storage: Storage, offset: int, shape: tuple, stride: tuple, *_: Any):
+        return Tensor(storage, offset, shape, stride)
+
+    def _parameter(self, data: Tensor, *_: Any) -> Tensor:
+        return data
+
+    def _from_type(self, rebuild: Callable, kind: Any, args: tuple, state: Any) -> Tensor:
+        if rebuild not in (self._tensor, self._parameter):
+            raise ConversionError("a tensor in it is of an unknown kind")
+        return rebuild(*args)
+
+    def _defaultdict(self, *_: Any) -> dict:
+        return _Dict()
+
+    def _text(self, *parts: Any) -> str:
+        return ":".join(map(str, parts))
+
+    def _encode(self, text: str, encoding: str = "latin1") -> bytes:
+        if encoding not in ("latin1", "utf-8"):
+            raise ConversionError(f"bytes in it are encoded as {encoding!r}")
+        return text.encode(encoding)
+
+    def _numpy_type(self, name: str, *_: Any) -> _NumpyType:
+        return _NumpyType(name)
+
+    def _numpy_scalar(self, kind: _NumpyType, data: bytes | str) -> Any:
+        raw = data.encode("latin1") if isinstance(data, str) else data
+        return np.frombuffer(raw, kind.dtype(), 1)[0].item()
+
+    def _numpy_array(self, *_: Any) -> _NumpyArray:
+        return _NumpyArray()
+
+
+def read(path: str) -> Any:
+    """The object in a file of `torch.save`, its tensors as `Tensor`s that are read when used.
+
+    Raises:
+      ConversionError: for a damaged or foreign file, and for a pickle that names anything else than
+        tensors, containers, NumPy scalars and argparse.Namespace.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            return _read_zip(path)
+        with open(path, "rb") as file:
+            return _read_legacy(path, file)
+    except ConversionError as error:
+        raise ConversionError(f"{path}: {error}") from None
+    except Exception as error:  # a damaged pickle can raise anything
+        raise ConversionError(f"{path}: is damaged ({_reason(error)}); get it again") from error
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _read_zip(path: str) -> Any:
+    with zipfile.ZipFile(path) as archive:
+        entries = {entry.filename: entry for entry in archive.infolist()}
+        pickles = [name for name in entries if name.split("/")[1:] == ["data.pkl"]]
+        if len(pickles) != 1 or len(entries) != len(archive.infolist()):
+            raise ConversionError("is a zip archive, but not one of torch.save")
+        root = pickles[0].split("/")[0]
+        if f"{root}/constants.pkl" in entries:
+            raise ConversionError("is a TorchScript archive; save the model's state dict instead")
+        sizes = sum(entry.file_size for entry in entries.values())
+        if any(e.compress_type for e in entries.values()) or sizes > os.path.getsize(path):
+            raise ConversionError("is a compressed zip archive, which torch.save does not write")
+        if entries[pickles[0]].file_size > MAX_PICKLE:
+            raise ConversionError(f"its pickle has more than {MAX_PICKLE} bytes")
+        order = f"{root}/byteorder"
+        if order in entries and archive.read(order) != b"little":
+            raise ConversionError("was written by a big-endian machine")
+        data = archive.read(pickles[0])
+
+    def storage(pid: tuple) -> Storage:
+        _, name, key, _, numel = pid
+        entry, dtype = entries[f"{root}/data/{key}"], DTYPES[name]
+        if entry.file_size != numel * dtype.itemsize:
+            raise ConversionError(f"storage {key} has {entry.file_size} bytes, expected {numel}")
+
+        def read_entry() -> bytes:
+            try:
+                with zipfile.ZipFile(path) as archive:
+                    return archive.read(entry.filename)  # which verifies its CRC-32
+            except Exception as error:
+                raise ConversionError(f"{path}: is damaged ({_reason(error)}); get it again") from (
+                    error
+                )
+
+        return Storage(dtype, numel, read_entry)
+
+    return _unpickle(io.BytesIO(data), storage)
+
+
+def _read_legacy(path: str, file: BinaryIO) -> Any:
+    """Five pickles (magic, version, machine, object, keys of storages), then the storages."""
+    size = os.path.getsize(path)
+    if _unpickle(file) != LEGACY_MAGIC or _unpickle(file) != LEGACY_VERSION:
+        raise ConversionError("is a pickle, but not one of torch.save")
+    machine = _unpickle(file)
+    if not isinstance(machine, dict) or not machine.get("little_endian", True):
+        raise ConversionError("was written by a big-endian machine")
+    offsets: dict[str, int] = {}
+    sizes: dict[str, int] = {}
+
+    def storage(pid: tuple) -> Storage:
+        _, name, key, _, numel, *view = pid
+        if view and view[0] is not None:
+            raise ConversionError("a storage in it is a view of another")
+        dtype = DTYPES[name]
+        nbytes = numel * dtype.itemsize
+        if numel < 0 or sizes.setdefault(key, nbytes) != nbytes or nbytes > size:
+            raise ConversionError(f"storage {key} has contradicting sizes")
+
+        def read_range() -> bytes:
+            with open(path, "rb") as file:
+                file.seek(offsets[key])
+                return file.read(nbytes)
+
+        return Storage(dtype, numel, read_range)
+
+    content = _unpickle(file, storage)
+    for key in _unpickle(file):
+        position = file.tell()
+        (numel,) = struct.unpack("<q", file.read(8))
+        itemsize = sizes[key] // numel if numel > 0 else 0
+        if numel * itemsize != sizes[key] or position + 8 + sizes[key] > size:
+            raise ConversionError("ends in the middle of a tensor; get it again")
+        offsets[key] = position + 8
+        file.seek(offsets[key] + sizes[key])
+    if offsets.keys() != sizes.keys() or file.tell() != size:
+        raise ConversionError("its storages are not those its pickle names; get it again")
+    return content
+
+
+def _unpickle(file: BinaryIO, storage: Callable[[tuple], Storage] | None = None) -> Any:
+    """The next object of the file, after a look at its opcodes.
+
+    The C unpickler makes room for as many objects as the largest memo index says.
+    """
+    start = file.tell()
+    for opcode, argument, position in pickletools.genops(file):
+        if "PUT" in opcode.name and int(argument) > position - start:
+            raise ConversionError("its pickle asks for more memory than it fills")
+        if position - start > MAX_PICKLE:
+            raise ConversionError(f"its pickle has more than {MAX_PICKLE} bytes")
+    end = file.tell()
+    file.seek(start)
+    content = _Unpickler(io.BytesIO(file.read(end - start)), storage).load()
+    file.seek(end)
+    return content
+
+
+def write(path: str, content: Mapping[str, Any]) -> None:
+    """Saves nested dicts of NumPy arrays and plain values as a .pth file, through PyTorch.
+
+    Raises:
+      ConversionError: if PyTorch is missing.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise ConversionError(
+            f"{path}: writing .pth files needs PyTorch: pip install 'vmae_jax[torch]', "
+            "or write .safetensors"
+        ) from None
+
+    def tensors(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: tensors(part) for key, part in value.items()}
+        return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+
+    torch.save(tensors(content), path)
