@@ -30,6 +30,8 @@ FLOORS = (
         "data.augment",
         "data.views",
         "data.randaugment",
+        "data.videos",
+        "data.hdr",
     ),
     ("sharding", "metrics", "viz"),
     ("tree", "config"),

@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from vmae_jax.data.build.transcode import Encoding, VideoError, transcode
+from vmae_jax.data.build.transcode import Encoding, transcode
 from vmae_jax.data.clips import Record, decode_frames
+from vmae_jax.data.videos import VideoError
 
 # The four quarters of the test picture: red, green, blue, white (clockwise from top left: r g w b).
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)

@@ -18,7 +18,7 @@ from vmae_jax.data.records import RecordError
 
 CODECS = ("h264", "jpeg")
 MAX_SIDE = 8192  # pixels; no video is larger, so a claim beyond it is damage
-_MAX_ASPECT = 16  # of frames that are scaled by their short side: memory grows with it
+MAX_ASPECT = 16  # of frames that are scaled by their short side: memory grows with it
 
 # Parallelism is over clips: threads inside OpenCV would only fight with it.
 cv2.setNumThreads(0)
@@ -216,7 +216,7 @@ def decode_frames(
                 f"{record.width}x{record.height}"
             )
         if short_side:
-            if max(frame.shape[:2]) > _MAX_ASPECT * min(frame.shape[:2]):
+            if max(frame.shape[:2]) > MAX_ASPECT * min(frame.shape[:2]):
                 raise RecordError(f"{record.width}x{record.height} pixels: too narrow to scale up")
             frame = augment.resize_short_side(frame, short_side)
         if frames is None:  # only now is it known that the size is no mere claim

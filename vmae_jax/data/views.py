@@ -8,6 +8,7 @@ import numpy as np
 from vmae_jax.config import Config
 from vmae_jax.data import augment, clips
 from vmae_jax.data.randaugment import RandAugment
+from vmae_jax.data.videos import VideoFile
 
 
 class TrainViews(Protocol):
@@ -149,6 +150,15 @@ class EvalViews:
         """
         indices = self.indices(record.num_frames).ravel()
         return self.cut(clips.decode_frames(record, indices, short_side=self.size))
+
+    def of_file(self, video: VideoFile) -> np.ndarray:
+        """All views of a video file, u8[V, T, S, S, 3], as of its record.
+
+        Raises:
+          VideoError: where it is no longer what it was when opened.
+        """
+        indices = self.indices(video.num_frames).ravel()
+        return self.cut(video.frames(indices, short_side=self.size))
 
 
 def evaluation_views(config: Config, kind: str = "test") -> EvalViews:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from vmae_jax.data.build.manifest import Video
-from vmae_jax.data.build.transcode import Encoding, VideoError, transcode
+from vmae_jax.data.build.transcode import Encoding, transcode
 from vmae_jax.data.shards import ShardError, ShardWriter, index_path, read_index
+from vmae_jax.data.videos import VideoError
 
 _SPOOL_BYTES = 64 << 20  # clips of one video beyond this wait on disk until it proves whole
 
