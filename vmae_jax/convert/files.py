@@ -21,6 +21,7 @@ WEIGHTS = (
 STATES = ("model", "module", "state_dict")  # what the weights of a .pth file may lie under
 # safetensors' names; NumPy has bfloat16 through ml_dtypes.
 FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+SETTINGS = "vmae_jax"  # key of a safetensors file's metadata
 LARGEST = 1e6  # no weight comes near; a flipped exponent does
 
 
@@ -119,7 +120,8 @@ def _file(path: str) -> tuple[dict[str, Any], str, Mapping[str, Any], tuple[str,
         raise ConversionError(f"{path}: is named by the index, but is not there")
     _refuse_foreign(path)
     if _is_safetensors(path):
-        return _safetensors(path), "safetensors", {}, ()
+        tensors, args = _safetensors(path)
+        return tensors, "safetensors", args, ()
     content = torch_io.read(path)
     return _state(path, content)
 
@@ -143,11 +145,14 @@ def _is_safetensors(path: str) -> bool:
     return start[8:] == b"{" and start[4:8] == b"\0\0\0\0"
 
 
-def _safetensors(path: str) -> dict[str, Any]:
+def _safetensors(path: str) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """Tensors, and the settings that this package writes beside them."""
     try:
         file = safetensors.safe_open(path, framework="np")  # open as long as its tensors are
         names = file.keys()
-        return {name: _SafeTensor(file, name) for name in names}
+        settings = json.loads((file.metadata() or {}).get(SETTINGS, "{}"))
+        tensors = {name: _SafeTensor(file, name) for name in names}
+        return tensors, settings if isinstance(settings, dict) else {}
     except Exception as error:
         raise ConversionError(f"{path}: is damaged ({error}); get it again") from error
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -15,9 +15,9 @@ from vmae_jax.convert import files, layouts, rules
 from vmae_jax.convert.layouts import Layout
 from vmae_jax.convert.rules import ConversionError
 from vmae_jax.convert.sizes import Overrides
-from vmae_jax.models import classifier, mae
+from vmae_jax.models import adapt, classifier, mae
 
-KINDS = {"pretrain": "pretrain", "finetune": "classifier", "probe": "classifier"}
+KINDS = {"pretrain": "pretrain", "finetune": "classifier"}  # of a run's task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ def load(
         )
     except ConversionError as error:
         raise ConversionError(f"{path}: {error}") from None
-    labels = _label_names(source.config, layout)
+    labels = _label_names(source, layout)
     return Weights(
         layout.kind, layout.model, params, labels, f"{layout.described}, {source.described}",
         layout.notes,
@@ -88,6 +88,13 @@ def load(
 def _from_workdir(path: str) -> Weights:
     meta, params = checkpoint.load_params(path)
     config = from_config_dict(meta["config"])
+    if config.task not in KINDS:
+        raise ConversionError(
+            f"{path}: is a run of config.task = {config.task!r}, whose head is no classifier's; "
+            f"give the weights that it started from ({config.init_from or 'none'})"
+        )
+    if config.task == "finetune":
+        params = adapt.fold(params, config.classifier)
     params = jax.tree.map(lambda x: np.asarray(x, np.float32), params)
     names = tuple(meta.get("label_names", ()))
     return Weights(KINDS[config.task], config.model, params, names, "run of vmae_jax", ())
@@ -123,14 +130,18 @@ def _name(layout: Layout, path: str) -> str:
     return next(rule.names[0] for rule in table if rule.path == path)
 
 
-def _label_names(config: Mapping[str, Any], layout: Layout) -> tuple[str, ...]:
-    """id2label of config.json, where it has a true name for every class."""
-    labels = config.get("id2label")
+def _label_names(source: files.Source, layout: Layout) -> tuple[str, ...]:
+    """id2label of config.json, or what this package wrote, where each class has a true name."""
     head = layout.tensors.get(_name(layout, "head/bias")) if layout.kind == "classifier" else None
-    if head is None or not isinstance(labels, dict):
+    if head is None:
         return ()
-    names = [labels.get(str(i)) for i in range(head.shape[0])]
-    if not all(isinstance(name, str) for name in names) or len(labels) != len(names):
+    names = source.args.get("label_names")
+    labels = source.config.get("id2label")
+    if isinstance(labels, dict):
+        names = [labels.get(str(i)) for i in range(len(labels))]
+    if not isinstance(names, list) or len(names) != head.shape[0]:
+        return ()
+    if not all(isinstance(name, str) for name in names):
         return ()
     unnamed = all(name == f"LABEL_{i}" for i, name in enumerate(names))
     return () if unnamed else tuple(names)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from vmae_jax import tree
 from vmae_jax.config import ModelConfig
 
 Names = tuple[str, ...]
@@ -274,22 +275,18 @@ def listed(items: Iterable[str], most: int = 20) -> str:
     return "; ".join(items[:most]) + more
 
 
-def path_name(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+def flatten(params: Mapping[str, Any]) -> dict[str, Any]:
     """Nested dict -> {'/'-joined path: leaf}."""
-    return {path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+    return {tree.path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
 
 
 def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `flatten`."""
-    tree: dict[str, Any] = {}
+    params: dict[str, Any] = {}
     for path, leaf in leaves.items():
         *parents, name = path.split("/")
-        node = tree
+        node = params
         for parent in parents:
             node = node.setdefault(parent, {})
         node[name] = leaf
-    return tree
+    return params

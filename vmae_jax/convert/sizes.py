@@ -64,6 +64,14 @@ class _Known:
                     return value
         return 0
 
+    def number(self, key: str) -> float:
+        """This setting of config.json or the run; 0.0 = there is none."""
+        for where in (self.config, self.args):
+            value = where.get(key)
+            if isinstance(value, float) and 0 < value < 1:
+                return value
+        return 0.0
+
 
 def infer(
     tensors: dict[str, Any],
@@ -107,7 +115,8 @@ def infer(
             patch_size=patch,
             positions="learned" if learned else "sincos",
             norm_eps=_norm_eps(known),
-            head_norm_eps=1e-5 if layout == "hugging_face" else 0.0,  # as transformers builds it
+            # transformers builds it with PyTorch's default.
+            head_norm_eps=1e-5 if layout == "hugging_face" else known.number("head_norm_eps"),
             encoder_norm=kind == "classifier" or known.name("encoder/norm/scale") in tensors,
         )
     except config_lib.ConfigError as error:
@@ -219,13 +228,11 @@ def _from_tokens(
 
 
 def _norm_eps(known: _Known) -> float:
-    value = known.config.get("layer_norm_eps")
-    if isinstance(value, float) and value > 0:
-        return value
-    if known.layout == "hugging_face":
+    value = known.number("layer_norm_eps")
+    if not value and known.layout == "hugging_face":
         known.notes.append("norms' epsilon assumed to be 1e-12, transformers' default")
         return 1e-12
-    return 1e-6
+    return value or 1e-6
 
 
 def _check_config(known: _Known, model: ModelConfig) -> None:
