@@ -101,6 +101,47 @@ def confusion_sheet(confusion: np.ndarray, names: Sequence[str]) -> np.ndarray:
     return _pixels(canvas)
 
 
+def frames_sheet(
+    views: np.ndarray, numbers: np.ndarray, caption: str, columns: int = 8
+) -> np.ndarray:
+    """The frames that a model was shown of a video, with their numbers.
+
+    Args:
+      views: uint8 [V, T, height, width, 3], one below the other.
+      numbers: of the frames in their video, [V, T].
+      caption: one line above them.
+
+    Returns:
+      The sheet as RGB uint8 [height, width, 3].
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    count, length, height, width = views.shape[:4]
+    columns = min(columns, length)
+    rows = count * -(-length // columns)
+    inch = 1.25
+    figure = Figure(figsize=(inch * columns, inch * rows * height / width + 0.35), dpi=110)
+    canvas = FigureCanvasAgg(figure)
+    axis = figure.add_axes((0, 0, 1, 1 - 0.35 / figure.get_figheight()))
+    sheet = np.full((rows, columns, height, width, 3), 255, np.uint8)
+    for view, (clip, shown) in enumerate(zip(views, numbers, strict=True)):
+        for i, (frame, number) in enumerate(zip(clip, shown, strict=True)):
+            row, column = view * rows // count + i // columns, i % columns
+            sheet[row, column] = frame
+            axis.text(
+                (column + 0.03) * width, (row + 0.05) * height, number, color="white", size=8,
+                va="top", bbox={"facecolor": "black", "alpha": 0.5, "pad": 1, "linewidth": 0},
+            )  # fmt: skip
+    axis.imshow(
+        sheet.swapaxes(1, 2).reshape(rows * height, columns * width, 3),
+        extent=(0, columns * width, rows * height, 0),
+    )
+    axis.set_axis_off()
+    figure.text(0.01, 1 - 0.22 / figure.get_figheight(), caption, size=10, va="center")
+    return _pixels(canvas)
+
+
 def _pixels(canvas: Any) -> np.ndarray:
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -1,0 +1,259 @@
+r"""What is going on in a clip: the five most probable classes of each video.
+
+Takes a run's workdir, a public VideoMAE or VideoMAE V2 checkpoint (.pth, .bin, .safetensors) or a
+Hugging Face directory, and video files of any kind, folders (with their subfolders) and patterns.
+A clip that cannot be read is reported, and the others still run.
+
+  # the classes that a run was fine-tuned on
+  python -m vmae_jax.predict --checkpoint=runs/mine clip.mp4 more_clips/ 'even/**/more.*'
+
+  # a public file, which does not name its classes: one name per line, or a JSON list
+  python -m vmae_jax.predict --checkpoint=vit_b_k400.pth --labels=kinetics400.txt clip.mp4
+
+  # as in the papers' tables, which average 5 x 3 views; for a program to read
+  python -m vmae_jax.predict --checkpoint=runs/mine --clips=5 --crops=3 --json clips/ > clips.jsonl
+
+By default a video is seen once: 16 frames, every fourth, from its middle, and the square in the
+middle of them. For each clip a picture of the frames that were used is left in --out.
+
+Exit status: 0 every clip was answered, 1 at least one was not, or nothing could start.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+from etils import epath
+
+from vmae_jax import metrics, viz
+from vmae_jax import model as model_lib
+from vmae_jax.checkpoint import CheckpointError
+from vmae_jax.convert.rules import ConversionError
+from vmae_jax.data import inputs
+from vmae_jax.data.videos import VideoError, open_video
+from vmae_jax.data.views import EvalViews
+
+TOP = 5
+
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint",
+    None,
+    "A run's workdir, a .pth, .bin or .safetensors file, or a Hugging Face directory.",
+    required=True,
+)
+_LABELS = flags.DEFINE_string(
+    "labels",
+    None,
+    "Names of the classes in their order: a text file with one per line, or a JSON list. "
+    "[those that the checkpoint holds, else numbers]",
+)
+_OUT = flags.DEFINE_string(
+    "out", os.path.join("runs", "predict"), "Folder of the pictures; empty = no pictures."
+)
+_JSON = flags.DEFINE_bool("json", False, "Print one JSON object per clip and line, and no table.")
+_CLIPS = flags.DEFINE_integer(
+    "clips", 1, "Temporal clips of a video, whose probabilities are averaged.", lower_bound=1
+)
+_CROPS = flags.DEFINE_integer(
+    "crops", 1, "Squares along the longer side, averaged likewise.", lower_bound=1
+)
+_STRIDE = flags.DEFINE_integer(
+    "stride", 4, "Frames from one to the next of a clip (dense sampling).", lower_bound=1
+)
+_SAMPLING = flags.DEFINE_enum(
+    "sampling",
+    "dense",
+    ("dense", "sparse"),
+    "sparse: frames spread over the whole video, as for SSv2.",
+)
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16"), "Of the computation.")
+_THREADS = flags.DEFINE_integer("threads", 2, "Videos that are decoded at once.", lower_bound=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """The part of a video that the model is shown, or why there is none."""
+
+    clip: str
+    error: str = ""
+    num_frames: int = 0
+    numbers: np.ndarray | None = None  # i64 [V, T], of the frames in the video
+    views: np.ndarray | None = None  # u8 [V, T, S, S, 3]
+
+
+def show(clip: str, views: EvalViews) -> Shown:
+    """Reads the views of a video file."""
+    try:
+        video = open_video(clip)
+        numbers = views.indices(video.num_frames)
+        pixels = views.cut(video.frames(numbers.ravel(), short_side=views.size))
+    except VideoError as error:
+        return Shown(clip, error=str(error))
+    return Shown(clip, "", video.num_frames, np.repeat(numbers, views.crops, axis=0), pixels)
+
+
+def predict(
+    model: model_lib.Model, clips: Sequence[str], views: EvalViews, threads: int = 2
+) -> Iterator[tuple[Shown, np.ndarray | None]]:
+    """What the model was shown of each clip, in order, and its probabilities f32 [C].
+
+    Probabilities are None where the clip could not be read; `Shown.error` says why.
+
+    Raises:
+      ModelError: where the model has no head.
+    """
+    apply = model.apply  # compiled once: all clips have as many views
+
+    def read(clip: str) -> Iterator[Shown]:
+        yield show(clip, views)
+
+    for shown in inputs.interleave([read(clip) for clip in clips], threads):
+        probabilities = None
+        if not shown.error:
+            logits = apply(model.params, shown.views)
+            probabilities = np.asarray(jax.nn.softmax(logits).mean(0))
+        yield shown, probabilities
+
+
+# ---- Names of classes ----
+
+
+def class_names(labels: str | None, model: model_lib.Model) -> tuple[str, ...]:
+    """From the file `labels`, else from the checkpoint, else numbers.
+
+    Raises:
+      ModelError: where the file cannot be read or has another number of names than the head.
+    """
+    count = model.num_classes
+    names = model.label_names or tuple(f"class {i}" for i in range(count))
+    if labels:
+        names = _read_names(labels)
+    if len(names) != count:
+        raise model_lib.ModelError(
+            f"{f'--labels={labels}' if labels else 'the checkpoint'} names {len(names)} classes, "
+            f"the head tells {count} apart"
+        )
+    return names
+
+
+def _read_names(path: str) -> tuple[str, ...]:
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            text = file.read()
+        names = json.loads(text) if text.lstrip()[:1] == "[" else text.splitlines()
+    except (OSError, ValueError) as error:
+        raise model_lib.ModelError(f"--labels={path}: {error}") from None
+    if not all(isinstance(name, str) for name in names):
+        raise model_lib.ModelError(f"--labels={path}: expected a list of names")
+    names = [name.strip() for name in names]
+    while names and not names[-1]:
+        names.pop()
+    return tuple(names)
+
+
+# ---- Out ----
+
+
+class _Pictures:
+    """Writes the frames that were used, one PNG per clip, named after it."""
+
+    def __init__(self, folder: str):
+        self._folder, self._taken = epath.Path(folder), set()
+
+    def write(self, shown: Shown, caption: str) -> str:
+        stem = name = os.path.splitext(os.path.basename(shown.clip))[0]
+        number = 1
+        while name in self._taken:  # clips of one name in several folders
+            number += 1
+            name = f"{stem}-{number}"
+        self._taken.add(name)
+        path = self._folder / f"{name}.png"
+        metrics.write_png(path, viz.frames_sheet(shown.views, shown.numbers, caption))
+        return str(path)
+
+
+def top(probabilities: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The most probable classes, at most five: class number, label and probability."""
+    best = np.argsort(-probabilities, kind="stable")[:TOP]
+    return [
+        {"class": int(i), "label": names[i], "probability": round(float(probabilities[i]), 6)}
+        for i in best
+    ]
+
+
+def _table(shown: Shown, answers: list[dict[str, Any]], picture: str) -> str:
+    first, last = int(shown.numbers.min()), int(shown.numbers.max())
+    lines = [f"\n{shown.clip}  (frames {first} to {last} of {shown.num_frames})"]
+    lines += [f"  {100 * a['probability']:6.2f} %  {a['label']}" for a in answers]
+    return "\n".join(lines + ([f"  frames    {picture}"] if picture else []))
+
+
+def _as_json(shown: Shown, answers: list[dict[str, Any]], picture: str) -> str:
+    found = {
+        "clip": shown.clip,
+        "top": answers,
+        "num_frames": shown.num_frames,
+        "frames": shown.numbers.tolist(),
+        "picture": picture or None,
+    }
+    return json.dumps(found)
+
+
+def run(clips: Sequence[str], model: model_lib.Model, names: Sequence[str]) -> int:
+    """Prints an answer for each clip; the number of clips without one."""
+    views = EvalViews(
+        _CLIPS.value, _CROPS.value, model.config.num_frames, model.config.image_size,
+        _SAMPLING.value, _STRIDE.value,
+    )  # fmt: skip
+    pictures = _Pictures(_OUT.value) if _OUT.value else None
+    failed = 0
+    for shown, probabilities in predict(model, clips, views, _THREADS.value):
+        if probabilities is None:
+            failed += 1
+            if _JSON.value:
+                print(json.dumps({"clip": shown.clip, "error": shown.error}), flush=True)
+            else:
+                print(f"\nnot answered: {shown.error}", file=sys.stderr, flush=True)
+            continue
+        answers = top(probabilities, names)
+        caption = f"{answers[0]['label']}, {100 * answers[0]['probability']:.1f} %"
+        picture = pictures.write(shown, caption) if pictures else ""
+        print((_as_json if _JSON.value else _table)(shown, answers, picture), flush=True)
+    return failed
+
+
+def describe(model: model_lib.Model) -> str:
+    """One line on the model and where it runs, and one for each note on its checkpoint."""
+    c, device = model.config, jax.devices()[0]
+    classes = f"{model.num_classes} classes, " if model.num_classes else ""
+    lines = [
+        f"ViT {c.variant}, {classes}{c.num_frames} frames of {c.image_size}x{c.image_size} pixels, "
+        f"{c.dtype}, on {device.device_kind} ({model.source})"
+    ]
+    return "\n".join(lines + [f"  {note}" for note in model.notes])
+
+
+def main(argv: list[str]) -> None:
+    clips = inputs.find(argv[1:])
+    if not clips:
+        raise app.UsageError("no clip given: name video files, folders or patterns; see --help")
+    logging.set_verbosity(logging.WARNING)
+    try:
+        model = model_lib.load(_CHECKPOINT.value, dtype=_DTYPE.value)
+        names = class_names(_LABELS.value, model)
+        print(describe(model), file=sys.stderr if _JSON.value else sys.stdout, flush=True)
+        failed = run(clips, model, names)
+    except (model_lib.ModelError, ConversionError, CheckpointError, OSError) as error:
+        sys.exit(f"error: {error}")
+    if failed:
+        sys.exit(f"\n{failed} of {len(clips)} clips could not be answered")
+
+
+if __name__ == "__main__":
+    app.run(main)
