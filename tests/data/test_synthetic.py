@@ -10,7 +10,7 @@ import pytest
 
 from vmae_jax.data import synthetic
 from vmae_jax.data.clips import Record, decode_frames
-from vmae_jax.data.records import open_dataset
+from vmae_jax.data.records import DatasetError, open_dataset
 
 CLIPS = 24
 
@@ -115,16 +115,39 @@ def test_files_depend_on_the_seed_alone(tmp_path):
         assert (stream.width, stream.height, stream.frames) == (32, 24, 4)
 
 
-def test_prepare_makes_a_labelled_dataset_once(tmp_path):
-    directory = synthetic.prepare(tmp_path, clips_per_class=1)
-    dataset = open_dataset(directory)
+def records_of(directory: str, split: str) -> list[Record]:
+    source = open_dataset(directory, split).source
+    return [Record.parse(source[i]) for i in range(len(source))]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("synthetic")
+    return synthetic.prepare(folder, clips_per_class=1, val_clips_per_class=1)
+
+
+def test_prepare_makes_a_labelled_dataset_once(prepared):
+    dataset = open_dataset(prepared)
     assert dataset.label_names == tuple(sorted(synthetic.CLASSES))
-    records = [Record.parse(dataset.source[i]) for i in range(len(dataset.source))]
-    assert sorted(r.label_name for r in records) == sorted(synthetic.CLASSES)
-    assert {r.label: r.label_name for r in records} == dict(enumerate(dataset.label_names))
-    assert decode_frames(records[0], [0, 63]).shape == (2, 96, 128, 3)
-    assert synthetic.prepare(tmp_path, clips_per_class=1) == directory
-    assert open_dataset(directory).fingerprint == dataset.fingerprint
+    splits = {split: records_of(prepared, split) for split in ("train", "val")}
+    for records in splits.values():
+        assert sorted(r.label_name for r in records) == sorted(synthetic.CLASSES)
+        assert {r.label: r.label_name for r in records} == dict(enumerate(dataset.label_names))
+        assert decode_frames(records[0], [0, 63]).shape == (2, 96, 128, 3)
+    assert not {r.video for r in splits["train"]} & {r.video for r in splits["val"]}
+    again = synthetic.prepare(Path(prepared).parent, clips_per_class=1, val_clips_per_class=1)
+    assert again == prepared
+    assert open_dataset(prepared).fingerprint == dataset.fingerprint
+
+
+def test_a_larger_set_holds_the_smaller_one_and_lies_beside_it(prepared):
+    larger = synthetic.prepare(Path(prepared).parent, clips_per_class=2, val_clips_per_class=0)
+    assert larger != prepared
+    train, more = ({r.video for r in records_of(path, "train")} for path in (prepared, larger))
+    assert train < more
+    assert len(more) == 2 * len(synthetic.CLASSES)
+    with pytest.raises(DatasetError, match="no split 'val'; there are: train"):
+        open_dataset(larger, "val")
 
 
 def test_unknown_class_is_named():

@@ -5,7 +5,10 @@ speeds, phases and drift are drawn independently, so any single frame is equally
 class; only what happens between frames tells them apart.
 """
 
+import concurrent.futures
+import csv
 import fractions
+import itertools
 import os
 import zlib
 from pathlib import Path
@@ -41,40 +44,64 @@ def write_videos(
     num_frames: int = 64,
     fps: int = 24,
     seed: int = 0,
+    prefix: str = "",
 ) -> list[str]:
     """Writes MP4 files into one folder per class, leaving those that exist.
 
     Args:
       size: width and height in pixels, even.
+      prefix: of the file names; another prefix gives other videos.
 
     Returns:
-      Their paths, the same for the same arguments; contents depend on the seed, the class and the
-      clip's number.
+      Their paths, the same for the same arguments; contents depend on the seed, the prefix, the
+      class and the clip's number.
     """
-    paths = []
+    drawn_from = [seed, zlib.crc32(prefix.encode())] if prefix else [seed]
+
+    def write(video: tuple[str, int]) -> str:
+        name, i = video
+        path = Path(directory, name, f"{prefix}{name}_{i:03d}.mp4")
+        if not path.exists():
+            rng = np.random.default_rng([*drawn_from, zlib.crc32(name.encode()), i])
+            _write_mp4(path, render(name, rng, size=size, num_frames=num_frames), fps)
+        return str(path)
+
     for name in CLASSES:
-        folder = Path(directory, name)
-        folder.mkdir(parents=True, exist_ok=True)
-        for i in range(clips_per_class):
-            path = folder / f"{name}_{i:03d}.mp4"
-            if not path.exists():
-                rng = np.random.default_rng([seed, zlib.crc32(name.encode()), i])
-                _write_mp4(path, render(name, rng, size=size, num_frames=num_frames), fps)
-            paths.append(str(path))
-    return paths
+        Path(directory, name).mkdir(parents=True, exist_ok=True)
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+        return list(threads.map(write, itertools.product(CLASSES, range(clips_per_class))))
 
 
-def prepare(directory: str | os.PathLike, *, clips_per_class: int = 8, seed: int = 0) -> str:
+def prepare(
+    directory: str | os.PathLike,
+    *,
+    clips_per_class: int = 8,
+    val_clips_per_class: int = 2,
+    seed: int = 0,
+) -> str:
     """Makes the embedded data set below `directory`, or finishes or finds it there.
 
+    The clips of split 'val' are others than those of 'train', however many there are of either.
+
     Returns:
-      The dataset directory, ready for training. 80 clips of 2.7 seconds by default.
+      The dataset directory, ready for training. 80 and 20 clips of 2.7 seconds by default.
     """
-    videos, dataset = Path(directory, "videos"), Path(directory, "dataset")
+    videos = Path(directory, f"videos_seed{seed}")
+    name = f"dataset_{clips_per_class}_{val_clips_per_class}_seed{seed}"
+    dataset, labels = Path(directory, name), Path(directory, f"{name}.csv")
     if (dataset / "dataset_info.json").exists():  # written last
         return str(dataset)
-    write_videos(videos, clips_per_class=clips_per_class, seed=seed)
-    build(videos, dataset, labels="folders", name="synthetic", short_side=96)
+    splits = {
+        "train": write_videos(videos, clips_per_class=clips_per_class, seed=seed),
+        "val": write_videos(videos, clips_per_class=val_clips_per_class, seed=seed, prefix="val_"),
+    }
+    with open(labels, "w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("path", "label", "split"))
+        for split, paths in splits.items():
+            for path in map(Path, paths):
+                rows.writerow((path.relative_to(videos), path.parent.name, split))
+    build(videos, dataset, labels=str(labels), name="synthetic", short_side=96)
     return str(dataset)
 
 
@@ -132,9 +159,18 @@ class _Shape:
         half = (self._texture.shape[0] - 1) / 2
         matrix = cv2.getRotationMatrix2D((half, half), angle, factor)
         matrix[:, 2] += center - half
-        alpha = cv2.warpAffine(self._mask, matrix, self._size)[..., None]
-        picture = cv2.warpAffine(self._texture, matrix, self._size, borderMode=cv2.BORDER_REPLICATE)
-        frame[:] = np.rint(frame * (1 - alpha) + picture * alpha)
+        # Only the part of the frame that it can reach.
+        reach = factor * (half + 2) + 1
+        left, top = np.maximum(0, np.floor(center - reach)).astype(int)
+        right, bottom = np.minimum(self._size, np.ceil(center + reach)).astype(int)
+        if right <= left or bottom <= top:
+            return
+        matrix[:, 2] -= left, top
+        size = (int(right - left), int(bottom - top))
+        alpha = cv2.warpAffine(self._mask, matrix, size)[..., None]
+        picture = cv2.warpAffine(self._texture, matrix, size, borderMode=cv2.BORDER_REPLICATE)
+        part = frame[top:bottom, left:right]
+        part[:] = np.rint(part * (1 - alpha) + picture * alpha)
 
     def _pose(self, t: int) -> tuple[np.ndarray, float, float]:
         """Center (x, y), angle in degrees (counter-clockwise is positive) and size factor.
