@@ -85,8 +85,8 @@ def test_moves_equal_pillow(frames, level, sign):
         "rotate": lambda image: image.rotate(30 * amount, Image.Resampling.BICUBIC, fillcolor=FILL),
         "shear_x": moved(1, 0.3 * amount, 0, 0, 1, 0),
         "shear_y": moved(1, 0, 0, 0.3 * amount, 1, 0),
-        "translate_x": moved(1, 0, 0.45 * amount * width, 0, 1, 0),
-        "translate_y": moved(1, 0, 0, 0, 1, 0.45 * amount * height),
+        "translate_x": moved(1, 0, round(0.45 * amount * width), 0, 1, 0),
+        "translate_y": moved(1, 0, 0, 0, 1, round(0.45 * amount * height)),
     }
     smooth = frames[:2]
     for name, change in changes.items():

@@ -17,7 +17,7 @@ from vmae_jax.config import RANDAUGMENT
 
 _PROBABILITY = 0.5  # of each operation that was drawn
 _MAX_LEVEL = 10.0
-_FILL = (128, 128, 128)  # outside of a moved frame; the video recipes keep timm's grey
+_FILL = 128  # outside of a moved frame: the video recipes keep timm's grey
 _CODES = np.arange(256)
 _GRAY = np.array([0.299, 0.587, 0.114])
 _TRUNCATE = -0.499  # added to what OpenCV rounds to nearest: Pillow drops the fraction
@@ -142,11 +142,11 @@ def _shear_y(frames: np.ndarray, level: float, sign: int, *_) -> np.ndarray:
 
 
 def _translate_x(frames: np.ndarray, level: float, sign: int, *_) -> np.ndarray:
-    return _warp(frames, [[1, 0, 0.45 * level * sign * frames.shape[2]], [0, 1, 0]])
+    return _shift(frames, 0.45 * level * sign * frames.shape[2], axis=2)
 
 
 def _translate_y(frames: np.ndarray, level: float, sign: int, *_) -> np.ndarray:
-    return _warp(frames, [[1, 0, 0], [0, 1, 0.45 * level * sign * frames.shape[1]]])
+    return _shift(frames, 0.45 * level * sign * frames.shape[1], axis=1)
 
 
 Operation = Callable[[np.ndarray, float, int, bool], np.ndarray]
@@ -242,3 +242,15 @@ def _warp(frames: np.ndarray, source: list[list[float]]) -> np.ndarray:
         cv2.copyTo(plain, outside, out)
 
     return _each(frames, change)
+
+
+def _shift(frames: np.ndarray, offset: float, axis: int) -> np.ndarray:
+    """Every pixel shows what lies `offset` pixels further along an axis.
+
+    By whole pixels: a fraction of one would cost a resampling and tell the model nothing.
+    """
+    size, pixels = frames.shape[axis], round(offset)
+    moved = np.full(frames.shape, _FILL, np.uint8)
+    source, target = np.moveaxis(frames, axis, 0), np.moveaxis(moved, axis, 0)
+    target[max(0, -pixels) : size - max(0, pixels)] = source[max(0, pixels) : size + min(0, pixels)]
+    return moved

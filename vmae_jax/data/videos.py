@@ -95,11 +95,7 @@ class VideoFile:
         Raises:
           VideoError: where the file is no longer what it was.
         """
-        with _named(self.path), self._source(short_side) as source:
-            timed = ((t, augment.resize_short_side(p, short_side)) for t, p in source)
-            yield from constant_rate(timed, source.rate)
-            if source.broken:
-                raise source.broken
+        return stream_video(self.path, short_side)
 
     def _source(self, short_side: int, wanted: Container[int] | None = None) -> "Source":
         # By way of the size of a record, so that a video and its record look alike.
@@ -129,9 +125,35 @@ def open_video(path: str | os.PathLike) -> VideoFile:
             raise source.broken
         if len(shown) < 2:
             raise source.error("too short", "a single picture" if shown else "no frame in it")
-        if max(size) > MAX_ASPECT * min(size):
-            raise source.error("too narrow", f"{size[1]}x{size[0]} pixels")
+        _check_aspect(source, *size)
         return VideoFile(path, float(source.rate), *size, np.array(shown, np.int64))
+
+
+def stream_video(path: str | os.PathLike, short_side: int) -> Iterator[np.ndarray]:
+    """All frames of a file in order and in one pass, scaled as those of `VideoFile.frames`.
+
+    Yields:
+      u8[H, W, 3] each; those before a break come before its error.
+
+    Raises:
+      VideoError: where it is missing, no video, damaged, or too large.
+    """
+    path = os.fspath(path)
+    with _named(path), Source(path, max(short_side, SHORT_SIDE)) as source:
+
+        def scaled() -> Iterator[tuple[float, np.ndarray]]:
+            for time, picture in source:
+                _check_aspect(source, *picture.shape[:2])
+                yield time, augment.resize_short_side(picture, short_side)
+
+        yield from constant_rate(scaled(), source.rate)
+        if source.broken:
+            raise source.broken
+
+
+def _check_aspect(source: "Source", height: int, width: int) -> None:
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        raise source.error("too narrow", f"{width}x{height} pixels")
 
 
 @contextlib.contextmanager
