@@ -5,7 +5,15 @@ from typing import ClassVar
 
 import numpy as np
 
-from vmae_jax.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
+from vmae_jax.config import (
+    ClassifierConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+)
+from vmae_jax.tasks.finetune import Finetune
 from vmae_jax.tasks.pretrain import Pretrain
 
 TINY = Config(
@@ -13,6 +21,12 @@ TINY = Config(
     data=DataConfig(dataset="fake", batch_size=8, views=1),
     optim=OptimConfig(base_lr=3e-2, warmup_epochs=0.125, clip_norm=1.0),
     train=TrainConfig(steps=5, log_every=1, checkpoint_every=100, picture_every=0),
+)
+FINETUNE = dataclasses.replace(
+    TINY,
+    task="finetune",
+    classifier=ClassifierConfig(num_classes=3, drop_path=0.0),
+    optim=OptimConfig(base_lr=3e-2, warmup_epochs=0.125),
 )
 
 
@@ -58,3 +72,21 @@ class FakeDataTask(Pretrain):
 
     def data(self, start: int, process: int, processes: int) -> FakeStream:
         return FakeStream(self.config, start, self.fingerprint)
+
+
+class FakeFinetune(Finetune):
+    """Fine-tuning on fake clips, without evaluation."""
+
+    def __init__(self, config: Config):
+        super().__init__(config, tuple("abc"))
+
+    def data(self, start: int, process: int, processes: int) -> FakeStream:
+        class Labelled(FakeStream):
+            def __next__(self) -> dict[str, np.ndarray]:
+                batch = super().__next__()
+                return batch | {"label": (batch["record"] % 3).astype(np.int32)}
+
+        return Labelled(self.config, start)
+
+    def report(self, params, stream, mesh) -> tuple[dict, dict]:
+        return {}, {}
