@@ -133,8 +133,13 @@ def _tower(known: _Known, path: str, width: int, prefix: str) -> Tower:
     heads = heads or known.setting(f"{prefix}num_attention_heads", f"{prefix}num_heads")
     if not heads:
         heads = _usual_heads(width, depth, mlp, prefix)
+    if not heads and width % HEAD_WIDTH:
+        raise ConversionError(
+            f"the number of {prefix.rstrip('_') or 'encoder'} heads is not in the file, and no "
+            f"known model is {width} wide with {depth} blocks: give it with --{prefix}heads"
+        )
     if not heads:
-        heads = max(1, width // HEAD_WIDTH)
+        heads = width // HEAD_WIDTH
         known.notes.append(
             f"{heads} {prefix.rstrip('_') or 'encoder'} heads assumed, of width {HEAD_WIDTH}; "
             f"--{prefix}heads says otherwise"

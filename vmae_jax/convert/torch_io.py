@@ -111,6 +111,7 @@ class _Unpickler(pickle.Unpickler):
         return self._storage(pid)
 
     def find_class(self, module: str, name: str) -> Any:
+        module = "builtins" if module == "__builtin__" else module  # as Python 2 called it
         full = f"{module}.{name}"
         if module in ("torch", "torch.storage") and name.removesuffix("Storage") in STORAGES:
             return STORAGES[name.removesuffix("Storage")]
@@ -139,6 +140,7 @@ class _Unpickler(pickle.Unpickler):
         for numpy in ("numpy.core", "numpy._core"):  # before NumPy 2, and since
             known[f"{numpy}.multiarray.scalar"] = self._numpy_scalar
             known[f"{numpy}.multiarray._reconstruct"] = self._numpy_array
+            known[f"{numpy}.numeric._frombuffer"] = self._numpy_array
         if full not in known:
             raise ConversionError(
                 f"its pickle asks for {full}; only tensors, containers, NumPy scalars and "
