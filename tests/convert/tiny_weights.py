@@ -33,7 +33,8 @@ def fresh(kind, model, weights=None, classes=5):
 def random(kind, model=SMALL, *, classes=5, names=(), seed=0):
     """Weights whose every number is its own, biases and norms too."""
     if kind != "pretrain":
-        model = dataclasses.replace(model, variant=model.variant.split("+")[0])
+        norm = model.encoder_norm or kind == "classifier"  # a classifier has none to leave out
+        model = dataclasses.replace(model, variant=model.variant.split("+")[0], encoder_norm=norm)
     like = load.abstract(lambda: fresh(kind, model, classes=classes))
     if kind == "encoder":
         like = {"encoder": like["encoder"]}
