@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import time
 import tracemalloc
 from fractions import Fraction
 from pathlib import Path
@@ -149,10 +150,26 @@ def test_any_frames_equal_sequential_decoding(rate):
     assert len(frames) == record.num_frames
     rng = np.random.default_rng(0)
     picks = [[i] for i in range(40)] + [rng.integers(40, size=6).tolist() for _ in range(40)]
-    for indices in [*picks, list(range(40)), [39, 0, 39, 5, 5]]:
+    for indices in [*picks, list(range(40)), [39, 0, 39, 5, 5], [39, 1]]:
         decoded = decode_frames(record, indices)
         assert numbers_of(decoded) == indices
         np.testing.assert_array_equal(decoded, np.stack([frames[i] for i in indices]))
+
+
+def test_frames_far_apart_do_not_cost_those_between():
+    count = 960
+    frames = np.repeat(numbered_frames(48, 48, 64), count // 48, axis=0)
+    record = Record("long", "h264", encode(frames), (), count, 30.0, 48, 64)
+    wanted = [0, 1, 400, 900, 404]
+    expected = np.rint(np.array(wanted) // (count // 48)).tolist()
+    assert numbers_of(decode_frames(record, wanted)) == expected
+
+    def seconds(indices) -> float:
+        start = time.perf_counter()
+        decode_frames(record, indices)
+        return time.perf_counter() - start
+
+    assert min(seconds(wanted) for _ in range(5)) < min(seconds(range(900)) for _ in range(3)) / 3
 
 
 def test_colours_keep_their_order():

@@ -18,6 +18,7 @@ from vmae_jax.data.records import RecordError
 
 CODECS = ("h264", "jpeg")
 MAX_SIDE = 8192  # pixels; no video is larger, so a claim beyond it is damage
+_SEEK_FROM = 32  # frames to the next one wanted: beyond, decoding starts anew at its key frame
 MAX_ASPECT = 16  # of frames that are scaled by their short side: memory grows with it
 
 # Parallelism is over clips: threads inside OpenCV would only fight with it.
@@ -231,19 +232,18 @@ def _decode_h264(record: Record, needed: list[int]) -> Iterator[np.ndarray]:
             codecs = [stream.codec_context for stream in container.streams.video]
             if not codecs or codecs[0] is None or codecs[0].name != "h264":
                 raise RecordError("the MP4 holds no H.264 video")
-            yield from _frames_of_stream(container, record, needed)
+            stream = _checked_stream(container, record)
+            far = np.flatnonzero(np.diff(needed) > _SEEK_FROM) + 1
+            for near in np.split(needed, far):
+                yield from _frames_of_stream(container, stream, near.tolist())
     except (av.FFmpegError, ValueError, ArithmeticError, MemoryError) as error:
         if isinstance(error, RecordError):
             raise
         raise RecordError(f"the MP4 does not decode ({type(error).__name__}: {error})") from error
 
 
-def _frames_of_stream(container: Any, record: Record, needed: list[int]) -> Iterator[np.ndarray]:
-    """The frames numbered `needed` (sorted), in order; the rest is not converted to RGB.
-
-    The builder writes a constant rate, presentation times from 0 and closed groups of pictures, so
-    a frame's number follows from its time and decoding can start at the key frame before it.
-    """
+def _checked_stream(container: Any, record: Record) -> Any:
+    """The video stream, once it is what the record claims, ready to decode."""
     stream = container.streams.video[0]
     context = stream.codec_context
     if (context.width, context.height) != (record.width, record.height):
@@ -258,6 +258,16 @@ def _frames_of_stream(container: Any, record: Record, needed: list[int]) -> Iter
     # A stream may change its size midway: FFmpeg then refuses what is larger, padding included.
     context.options = {"max_pixels": str((record.width + 64) * (record.height + 64))}
     context.thread_count = 1
+    return stream
+
+
+def _frames_of_stream(container: Any, stream: Any, needed: list[int]) -> Iterator[np.ndarray]:
+    """The frames numbered `needed` (sorted), in order; the rest is not converted to RGB.
+
+    The builder writes a constant rate, presentation times from 0 and closed groups of pictures, so
+    a frame's number follows from its time and decoding can start at the key frame before it.
+    """
+    context = stream.codec_context
     frames_per_tick = stream.average_rate * stream.time_base
     container.seek(round(needed[0] / frames_per_tick), stream=stream, backward=True)
 
