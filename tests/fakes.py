@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from vmae_jax.config import (
+    AugmentConfig,
     ClassifierConfig,
     Config,
     DataConfig,
@@ -26,6 +27,7 @@ FINETUNE = dataclasses.replace(
     TINY,
     task="finetune",
     classifier=ClassifierConfig(num_classes=3, drop_path=0.0),
+    augment=AugmentConfig(randaugment="", erase=0.0, mixup=0.0, cutmix=0.0),  # quick to compile
     optim=OptimConfig(base_lr=3e-2, warmup_epochs=0.125),
 )
 
