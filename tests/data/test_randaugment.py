@@ -9,7 +9,8 @@ import pytest
 from vmae_jax.data.randaugment import OPERATIONS, RandAugment
 
 Image = pytest.importorskip("PIL.Image")
-from PIL import ImageEnhance, ImageOps  # noqa: E402
+ImageEnhance = pytest.importorskip("PIL.ImageEnhance")
+ImageOps = pytest.importorskip("PIL.ImageOps")
 
 LEVELS = (0.0, 0.31, 0.7, 1.0)
 FILL = (128, 128, 128)

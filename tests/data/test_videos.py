@@ -43,7 +43,9 @@ def test_the_rate_is_constant(tmp_path):
 
 
 def test_pictures_stand_upright_at_the_wanted_size(tmp_path):
-    turn = lambda stream: stream.set_display_rotation(90)  # noqa: E731
+    def turn(stream):
+        stream.set_display_rotation(90)
+
     video = open_video(write(tmp_path / "v.mp4", [quarters(48, 64)] * 4, prepare=turn))
     assert (video.height, video.width) == (64, 48)
     for short_side in (24, 48, 100):
