@@ -33,13 +33,16 @@ def recognise(
     """Names, kind and sizes of a source.
 
     Args:
-      drop: patterns (see `rules.matches`) of tensors to leave out, by either name.
+      drop: patterns (see `rules.matches`) of tensors to leave out, by their names without
+        prefixes.
 
     Raises:
       ConversionError: if it is no VideoMAE, or one that this package's model cannot express.
     """
     notes = list(source.notes)
     tensors = _unwrapped(source)
+    dropped = [name for name in tensors if matches(name, drop)]
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in set(dropped)}
     hugging_face = any(
         ".attention.attention." in f".{name}" or "patch_embeddings.projection" in name
         for name in tensors
@@ -50,12 +53,9 @@ def recognise(
         new = any(n.endswith("attention.attention.query.bias") for n in tensors)
         described = f"Hugging Face layout of transformers {5 if new else 4}"
     tensors = _hugging_face_names(tensors) if hugging_face else _original_names(tensors)
-    dropped = [n for n in tensors if matches(n, drop)]
     if dropped:
         notes.append(f"dropped as asked: {listed(dropped, 6)}")
-    checked = {
-        n: Checked(t, f"{source.path}: {n}") for n, t in tensors.items() if n not in set(dropped)
-    }
+    checked = {n: Checked(t, f"{source.path}: {n}") for n, t in tensors.items()}
     kind = _kind(checked, name)
     _drop_key_biases(checked, notes)
     half = sorted({t.dtype for t in checked.values()} - {"float32"})

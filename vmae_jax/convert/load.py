@@ -68,21 +68,20 @@ def load(
     """
     if "://" in path or os.path.isdir(os.path.join(path, "checkpoints")):
         return _from_workdir(path)
-    source = files.read(path)
-    overrides = Overrides(heads, decoder_heads, image_size, num_frames)
-    layout = layouts.recognise(source, drop=drop, overrides=overrides)
-    table = rules.rules_of(layout.kind, layout.name)
     try:
+        source = files.read(path)
+        overrides = Overrides(heads, decoder_heads, image_size, num_frames)
+        layout = layouts.recognise(source, drop=drop, overrides=overrides)
+        table = rules.rules_of(layout.kind, layout.name)
         params = rules.from_torch(
             layout.tensors, _like(layout), table, layout.model, tuple(allow_missing)
         )
     except ConversionError as error:
-        raise ConversionError(f"{path}: {error}") from None
+        named = str(error).startswith(path)
+        raise ConversionError(str(error) if named else f"{path}: {error}") from error
+    described = f"{layout.described}, {source.described}"
     labels = _label_names(source, layout)
-    return Weights(
-        layout.kind, layout.model, params, labels, f"{layout.described}, {source.described}",
-        layout.notes,
-    )  # fmt: skip
+    return Weights(layout.kind, layout.model, params, labels, described, layout.notes)
 
 
 def _from_workdir(path: str) -> Weights:

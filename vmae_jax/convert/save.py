@@ -33,6 +33,7 @@ def notes(weights: Weights, to: str) -> tuple[str, ...]:
     head_eps = model.head_norm_eps or model.norm_eps
     found = []
     if to == "transformers":
+        found.append("transformers 5.0 to 5.17 reads no biases of queries and values; take another")
         if model.positions == "learned":
             raise ConversionError(
                 "transformers' VideoMAE has fixed positions only, these are learned; "
