@@ -62,10 +62,28 @@ class Model:
     notes: tuple[str, ...]  # what was left out or assumed while it was read
     _graphdef: nnx.GraphDef = dataclasses.field(repr=False)
 
+    def __str__(self) -> str:
+        """One line on the model and where it runs, and one for each note on its checkpoint."""
+        c, device = self.config, jax.devices()[0]
+        classes = f"{self.num_classes} classes" if self.kind == "classifier" else self.kind
+        line = (
+            f"ViT {c.variant}, {classes}, {c.num_frames} frames of {c.image_size}x{c.image_size} "
+            f"pixels, {c.dtype}, on {device.device_kind} ({self.source})"
+        )
+        return "\n".join([line, *(f"  {note}" for note in self.notes)])
+
     @property
     def num_classes(self) -> int:
-        """0 without a head."""
-        return self.params["head"]["bias"].shape[0] if self.kind == "classifier" else 0
+        """C; a ModelError where the checkpoint has no head."""
+        self._check_head()
+        return self.params["head"]["bias"].shape[0]
+
+    def _check_head(self) -> None:
+        if self.kind != "classifier":
+            raise ModelError(
+                f"{self.source}: a checkpoint of kind '{self.kind}' has no head that names "
+                "classes; fine-tune it (--config.init_from), or use its features"
+            )
 
     @functools.cached_property
     def apply(self) -> Apply:
@@ -74,11 +92,7 @@ class Model:
         Raises:
           ModelError: where the checkpoint has no head.
         """
-        if self.kind != "classifier":
-            raise ModelError(
-                f"{self.source}: a checkpoint of kind '{self.kind}' has no head that names classes; "
-                "fine-tune it (--config.init_from), or use its features"
-            )
+        self._check_head()
         return self._compiled(lambda module, patches: module(patches))
 
     @functools.cached_property

@@ -31,49 +31,13 @@ import numpy as np
 from absl import app, flags, logging
 from etils import epath
 
-from vmae_jax import metrics, viz
+from vmae_jax import cli, metrics, viz
 from vmae_jax import model as model_lib
-from vmae_jax.checkpoint import CheckpointError
-from vmae_jax.convert.rules import ConversionError
 from vmae_jax.data import inputs
 from vmae_jax.data.videos import VideoError, open_video
 from vmae_jax.data.views import EvalViews
 
 TOP = 5
-
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint",
-    None,
-    "A run's workdir, a .pth, .bin or .safetensors file, or a Hugging Face directory.",
-    required=True,
-)
-_LABELS = flags.DEFINE_string(
-    "labels",
-    None,
-    "Names of the classes in their order: a text file with one per line, or a JSON list. "
-    "[those that the checkpoint holds, else numbers]",
-)
-_OUT = flags.DEFINE_string(
-    "out", os.path.join("runs", "predict"), "Folder of the pictures; empty = no pictures."
-)
-_JSON = flags.DEFINE_bool("json", False, "Print one JSON object per clip and line, and no table.")
-_CLIPS = flags.DEFINE_integer(
-    "clips", 1, "Temporal clips of a video, whose probabilities are averaged.", lower_bound=1
-)
-_CROPS = flags.DEFINE_integer(
-    "crops", 1, "Squares along the longer side, averaged likewise.", lower_bound=1
-)
-_STRIDE = flags.DEFINE_integer(
-    "stride", 4, "Frames from one to the next of a clip (dense sampling).", lower_bound=1
-)
-_SAMPLING = flags.DEFINE_enum(
-    "sampling",
-    "dense",
-    ("dense", "sparse"),
-    "sparse: frames spread over the whole video, as for SSv2.",
-)
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16"), "Of the computation.")
-_THREADS = flags.DEFINE_integer("threads", 2, "Videos that are decoded at once.", lower_bound=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,55 +169,78 @@ def _as_json(shown: Shown, answers: list[dict[str, Any]], picture: str) -> str:
     return json.dumps(found)
 
 
-def run(clips: Sequence[str], model: model_lib.Model, names: Sequence[str]) -> int:
-    """Prints an answer for each clip; the number of clips without one."""
-    views = EvalViews(
-        _CLIPS.value, _CROPS.value, model.config.num_frames, model.config.image_size,
-        _SAMPLING.value, _STRIDE.value,
-    )  # fmt: skip
-    pictures = _Pictures(_OUT.value) if _OUT.value else None
+def run(
+    clips: Sequence[str],
+    model: model_lib.Model,
+    names: Sequence[str],
+    views: EvalViews,
+    *,
+    out: str = "",
+    as_json: bool = False,
+    threads: int = 2,
+) -> int:
+    """Prints an answer for each clip and leaves its picture in `out`, unless that is empty.
+
+    Returns:
+      The number of clips without an answer.
+    """
+    pictures = _Pictures(out) if out else None
     failed = 0
-    for shown, probabilities in predict(model, clips, views, _THREADS.value):
+    for shown, probabilities in predict(model, clips, views, threads):
         if probabilities is None:
             failed += 1
-            if _JSON.value:
-                print(json.dumps({"clip": shown.clip, "error": shown.error}), flush=True)
-            else:
-                print(f"\nnot answered: {shown.error}", file=sys.stderr, flush=True)
+            line = json.dumps({"clip": shown.clip, "error": shown.error})
+            print(line if as_json else f"\nnot answered: {shown.error}", flush=True)
             continue
         answers = top(probabilities, names)
         caption = f"{answers[0]['label']}, {100 * answers[0]['probability']:.1f} %"
         picture = pictures.write(shown, caption) if pictures else ""
-        print((_as_json if _JSON.value else _table)(shown, answers, picture), flush=True)
+        print((_as_json if as_json else _table)(shown, answers, picture), flush=True)
     return failed
 
 
-def describe(model: model_lib.Model) -> str:
-    """One line on the model and where it runs, and one for each note on its checkpoint."""
-    c, device = model.config, jax.devices()[0]
-    classes = f"{model.num_classes} classes, " if model.num_classes else ""
-    lines = [
-        f"ViT {c.variant}, {classes}{c.num_frames} frames of {c.image_size}x{c.image_size} pixels, "
-        f"{c.dtype}, on {device.device_kind} ({model.source})"
-    ]
-    return "\n".join(lines + [f"  {note}" for note in model.notes])
+def define_flags() -> None:
+    cli.define_flags()
+    flags.DEFINE_integer(
+        "stride", 4, "Frames from one to the next of a clip (dense sampling).", lower_bound=1
+    )
+    flags.DEFINE_string(
+        "labels",
+        None,
+        "Names of the classes in their order: a text file with one per line, or a JSON list. "
+        "[those that the checkpoint holds, else numbers]",
+    )
+    flags.DEFINE_string(
+        "out", os.path.join("runs", "predict"), "Folder of the pictures; empty = no pictures."
+    )
+    flags.DEFINE_bool("json", False, "Print one JSON object per clip and line, and no table.")
 
 
 def main(argv: list[str]) -> None:
+    given = flags.FLAGS
     clips = inputs.find(argv[1:])
     if not clips:
         raise app.UsageError("no clip given: name video files, folders or patterns; see --help")
     logging.set_verbosity(logging.WARNING)
     try:
-        model = model_lib.load(_CHECKPOINT.value, dtype=_DTYPE.value)
-        names = class_names(_LABELS.value, model)
-        print(describe(model), file=sys.stderr if _JSON.value else sys.stdout, flush=True)
-        failed = run(clips, model, names)
-    except (model_lib.ModelError, ConversionError, CheckpointError, OSError) as error:
+        model = cli.load_model()
+        names = class_names(given.labels, model)
+        print(model, file=sys.stderr if given.json else sys.stdout, flush=True)
+        views = EvalViews(
+            given.clips, given.crops, model.config.num_frames, model.config.image_size,
+            given.sampling, given.stride,
+        )  # fmt: skip
+        failed = run(
+            clips, model, names, views, out=given.out, as_json=given.json, threads=given.threads
+        )
+    except cli.ERRORS as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped")
     if failed:
         sys.exit(f"\n{failed} of {len(clips)} clips could not be answered")
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

@@ -1,0 +1,54 @@
+"""What the commands that read a checkpoint and videos share on their command lines."""
+
+from absl import flags
+
+from vmae_jax import model as model_lib
+from vmae_jax.checkpoint import CheckpointError
+from vmae_jax.convert.rules import ConversionError
+
+# What ends a command in one line.
+ERRORS = (model_lib.ModelError, ConversionError, CheckpointError, OSError)
+
+flags.disclaim_key_flags()  # --help lists the flags as those of the command
+
+
+def define_flags() -> None:
+    """The checkpoint, how a video is looked at, how it is computed.
+
+    Called by the command that runs, not when it is imported, as flags are global.
+    """
+    flags.DEFINE_string(
+        "checkpoint",
+        None,
+        "A run's workdir, a .pth, .bin or .safetensors file, or a Hugging Face directory.",
+        required=True,
+    )
+    flags.DEFINE_integer("heads", 0, "Attention heads, where the file does not say. 0 = infer.")
+    flags.DEFINE_integer("num_frames", 0, "Frames of a clip, likewise.")
+    flags.DEFINE_integer("image_size", 0, "Pixels, likewise.")
+    flags.DEFINE_integer(
+        "clips", 1, "Temporal clips of a video, whose results are averaged.", lower_bound=1
+    )
+    flags.DEFINE_integer(
+        "crops", 1, "Squares along the longer side, averaged likewise.", lower_bound=1
+    )
+    flags.DEFINE_enum(
+        "sampling",
+        "dense",
+        ("dense", "sparse"),
+        "dense: every stride-th frame; sparse: frames spread over the whole video, as for SSv2.",
+    )
+    flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16"), "Of the computation.")
+    flags.DEFINE_integer("threads", 2, "Videos that are decoded at once.", lower_bound=1)
+
+
+def load_model() -> model_lib.Model:
+    """The model of --checkpoint; one of `ERRORS` where it cannot be read."""
+    given = flags.FLAGS
+    return model_lib.load(
+        given.checkpoint,
+        dtype=given.dtype,
+        heads=given.heads,
+        num_frames=given.num_frames,
+        image_size=given.image_size,
+    )

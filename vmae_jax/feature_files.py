@@ -1,0 +1,181 @@
+"""The folder that features are written to: whole files only, and never of two kinds."""
+
+import csv
+import json
+import os
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+import numpy as np
+
+FORMATS = ("npy", "parquet")
+_HEADER = 128  # bytes of a .npy file before its values
+_ROWS_BYTES = 64 << 20  # of a Parquet row group
+
+
+class FeatureError(ValueError):
+    """A folder that cannot take these features: which, why and what to do."""
+
+
+class NpyFile:
+    """An array of rows that are appended one batch after another: float32 [rows, ...].
+
+    It appears under its name once it is finished; until then, and after a kill, it is hidden.
+    """
+
+    def __init__(self, path: str):
+        self._path = path
+        folder, name = os.path.split(path)
+        self._draft = os.path.join(folder, f".{name}.incomplete")
+        self._file: BinaryIO = open(self._draft, "wb")  # noqa: SIM115
+        self._file.write(bytes(_HEADER))
+        self._row: tuple[int, ...] = ()
+        self.rows = 0
+
+    def append(self, rows: np.ndarray) -> None:
+        self._row = rows.shape[1:]
+        self.rows += len(rows)
+        self._file.write(np.ascontiguousarray(rows, "<f4").data)
+
+    def finish(self) -> None:
+        # NumPy's format 1.0: magic, version, length of a padded Python literal.
+        shape = (self.rows, *self._row)
+        text = repr({"descr": "<f4", "fortran_order": False, "shape": shape}).encode()
+        self._file.seek(0)
+        self._file.write(b"\x93NUMPY\x01\x00" + (_HEADER - 10).to_bytes(2, "little"))
+        self._file.write(text.ljust(_HEADER - 11) + b"\n")
+        self._file.close()
+        os.replace(self._draft, self._path)
+
+    def discard(self) -> None:
+        self._file.close()
+        os.unlink(self._draft)
+
+
+class Folder:
+    """Features of videos by name, as one .npy each or as one Parquet file.
+
+    `features.json` says what they are of; a folder with other features is refused.
+    """
+
+    def __init__(self, path: str, form: str, settings: Mapping[str, Any]):
+        """Makes the folder, or finds it.
+
+        Args:
+          form: npy or parquet.
+          settings: all that decides the values, as JSON has it.
+
+        Raises:
+          FeatureError: where it holds features of other settings, or pyarrow is missing.
+        """
+        self.path, self._form = path, form
+        self._settings = json.loads(json.dumps(dict(settings) | {"format": form}))
+        self._arrays = os.path.join(path, "parts") if form == "parquet" else path
+        self._table = os.path.join(path, "features.parquet")
+        if form == "parquet":
+            _pyarrow()
+        os.makedirs(path, exist_ok=True)
+        self._check_settings()
+        os.makedirs(self._arrays, exist_ok=True)
+
+    def _check_settings(self) -> None:
+        path = os.path.join(self.path, "features.json")
+        if not os.path.exists(path):
+            _write(path, json.dumps(self._settings, indent=2) + "\n")
+            return
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+        keys = sorted(found.keys() | self._settings.keys())
+        pairs = {key: (found.get(key), self._settings.get(key)) for key in keys}
+        other = [f"{key} = {old!r}, not {new!r}" for key, (old, new) in pairs.items() if old != new]
+        if other:
+            raise FeatureError(
+                f"--out={self.path} holds other features ({'; '.join(other)}); give another --out, "
+                "or delete it"
+            )
+
+    def done(self) -> set[str]:
+        """Names of the videos whose features are there."""
+        names = {n.removesuffix(".npy") for n in os.listdir(self._arrays) if _is_whole(n)}
+        if os.path.exists(self._table):
+            parquet = _pyarrow().parquet
+            table = parquet.read_table(self._table, columns=["video"])
+            names |= set(table.column("video").unique().to_pylist())
+        return names
+
+    def new(self, name: str) -> NpyFile:
+        return NpyFile(os.path.join(self._arrays, f"{name}.npy"))
+
+    def write_failures(self, failures: Mapping[str, str]) -> str:
+        """failures.csv: path and reason of each video without features; none, no file."""
+        path = os.path.join(self.path, "failures.csv")
+        if not failures:
+            if os.path.exists(path):
+                os.unlink(path)
+            return ""
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows(
+                [("video", "reason"), *failures.items()]
+            )
+        return path
+
+    def finish(self) -> str:
+        """Where the features are; for Parquet, the file that they were all put into."""
+        if self._form == "npy":
+            return self.path
+        parts = sorted(filter(_is_whole, os.listdir(self._arrays)))
+        if parts:
+            self._merge([os.path.join(self._arrays, part) for part in parts])
+            for part in parts:
+                os.unlink(os.path.join(self._arrays, part))
+        os.rmdir(self._arrays)
+        return self._table
+
+    def _merge(self, parts: list[str]) -> None:
+        """Old row groups, then the new parts, a bounded number of rows at a time."""
+        pa = _pyarrow()
+        row = np.load(parts[0], mmap_mode="r").shape[1:]
+        values = pa.list_(pa.float32(), int(np.prod(row)))
+        metadata = {"shape": json.dumps(row), "features": json.dumps(self._settings)}
+        schema = pa.schema(
+            [("video", pa.string()), ("window", pa.int32()), ("features", values)], metadata
+        )
+        draft = f"{self._table}.incomplete"
+        with pa.parquet.ParquetWriter(draft, schema) as writer:
+            if os.path.exists(self._table):
+                with pa.parquet.ParquetFile(self._table) as old:
+                    for group in range(old.num_row_groups):
+                        writer.write_table(old.read_row_group(group).cast(schema))
+            for part in parts:
+                name = os.path.basename(part).removesuffix(".npy")
+                array = np.load(part, mmap_mode="r")
+                step = max(1, _ROWS_BYTES // array[:1].nbytes)
+                for start in range(0, len(array), step):
+                    flat = pa.array(np.ravel(array[start : start + step]))
+                    rows = pa.FixedSizeListArray.from_arrays(flat, type=values)
+                    windows = pa.array(range(start, start + len(rows)), pa.int32())
+                    names = pa.array([name] * len(rows))
+                    writer.write_table(pa.table([names, windows, rows], schema=schema))
+        os.replace(draft, self._table)
+
+
+def _is_whole(name: str) -> bool:
+    return name.endswith(".npy") and not name.startswith(".")
+
+
+def _write(path: str, text: str) -> None:
+    draft = f"{path}.incomplete"
+    with open(draft, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(draft, path)
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise FeatureError(
+            "--format=parquet needs pyarrow: pip install -e '.[parquet]' (or take --format=npy)"
+        ) from error
+    return pyarrow

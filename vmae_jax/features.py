@@ -1,0 +1,355 @@
+r"""Features of videos: what an encoder makes of them, for other programs to build on.
+
+Takes the same checkpoints and videos as vmae_jax.predict. Writes OUT/<video's name>.npy, float32
+[windows, D] (with --tokens [windows, N, D]), or one OUT/features.parquet with a row per window.
+Stopped or killed, the same command goes on where it was; a video that cannot be read is listed in
+OUT/failures.csv, and the others still run.
+
+  # one vector per video
+  python -m vmae_jax.features --checkpoint=vit_b.pth --out=features/mine videos/
+
+  # sliding windows for temporal detection: 16 frames from every fourth on, as for THUMOS14
+  python -m vmae_jax.features --checkpoint=vit_g.pth --out=features/thumos14 --every=4 videos/
+
+  # ... or from every sixteenth on, as for FineAction
+  python -m vmae_jax.features --checkpoint=vit_g.pth --out=features/fineaction --every=16 videos/
+
+A feature is the mean of the last block's tokens: of a classifier after its final norm (what the
+head sees), of a pre-trained encoder after the encoder's norm. Window k begins at frame k * every,
+and only windows that lie wholly inside the video count; a video shorter than one window is filled
+up with its last frame. Frames are scaled by the short side and cut to the square in the middle.
+
+Exit status: 0 every video has its features, 1 at least one has not, or nothing could start.
+"""
+
+import collections
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import google_crc32c
+import jax
+import numpy as np
+import tqdm
+from absl import app, flags, logging
+from jax.sharding import Mesh
+
+from vmae_jax import cli, config, sharding, tree
+from vmae_jax import model as model_lib
+from vmae_jax.data import inputs
+from vmae_jax.data.videos import VideoError, open_video, stream_video
+from vmae_jax.data.views import EvalViews
+from vmae_jax.feature_files import FORMATS, FeatureError, Folder, NpyFile
+
+_PIECE = 8  # windows that a thread hands over at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """Which parts of a video become a feature each."""
+
+    views: EvalViews  # of a whole video, whose mean is its feature; one in a sliding window
+    every: int = 0  # frames from one sliding window to the next; 0 = the whole video
+
+    def __call__(self, path: str) -> Iterator[np.ndarray]:
+        """The windows of a video file, u8[V, T, S, S, 3] each.
+
+        Raises:
+          VideoError: where it cannot be read to its end, after the windows before.
+        """
+        if self.every:
+            yield from self._sliding(path)
+        else:
+            video = open_video(path)
+            indices = self.views.indices(video.num_frames).ravel()
+            yield self.views.cut(video.frames(indices, short_side=self.views.size))
+
+    def _sliding(self, path: str) -> Iterator[np.ndarray]:
+        length, stride, size = self.views.length, self.views.stride, self.views.size
+        middle = dataclasses.replace(self.views, length=1)
+        span = (length - 1) * stride + 1
+        latest = collections.deque(maxlen=span)
+        count = 0
+        for frame in stream_video(path, size):
+            latest.append(middle.cut(frame[None])[0, 0])
+            count += 1
+            if count >= span and (count - span) % self.every == 0:
+                yield np.stack([latest[i] for i in range(0, span, stride)])[None]
+        if count < 2:
+            raise VideoError("too short", "a single picture" if count else "no frame in it")
+        if count < span:
+            yield np.stack([latest[min(i, count - 1)] for i in range(0, span, stride)])[None]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Piece:
+    """Some windows of a video, one after the other, or its end."""
+
+    video: str
+    windows: Sequence[np.ndarray] = ()
+    ended: bool = False
+    error: str = ""
+
+
+def _pieces(path: str, windows: Windows) -> Iterator[_Piece]:
+    ready: list[np.ndarray] = []
+    try:
+        for window in windows(path):
+            ready.append(window)
+            if len(ready) == _PIECE:
+                yield _Piece(path, ready)
+                ready = []
+    except VideoError as error:
+        yield _Piece(path, ended=True, error=f"{error.reason}: {error.detail}")
+        return
+    yield _Piece(path, ready, ended=True)
+
+
+# ---- Windows of many videos, in batches of one shape ----
+
+
+class _Outputs:
+    """Collects the rows of videos whose windows share batches, and finishes each video once."""
+
+    def __init__(self, folder: Folder, progress: Callable[[], None]):
+        self._folder, self._progress = folder, progress
+        self._files: dict[str, NpyFile] = {}
+        self._expected: collections.Counter[str] = collections.Counter()
+        self._ended: set[str] = set()
+        self.failures: dict[str, str] = {}
+        self.finished = 0
+
+    def expect(self, piece: _Piece) -> None:
+        """Takes note of windows that were handed to the device, and of a video's end."""
+        self._expected[piece.video] += len(piece.windows)
+        if piece.error:
+            self.failures[piece.video] = piece.error
+            if piece.video in self._files:
+                self._files.pop(piece.video).discard()
+            self._progress()
+        elif piece.ended:
+            self._ended.add(piece.video)
+            self._finish_if_complete(piece.video)
+
+    def add(self, video: str, rows: np.ndarray) -> None:
+        """The next rows of a video; those of a failed one are dropped."""
+        if video in self.failures:
+            return
+        if video not in self._files:
+            self._files[video] = self._folder.new(name_of(video))
+        self._files[video].append(rows)
+        self._finish_if_complete(video)
+
+    def _finish_if_complete(self, video: str) -> None:
+        file = self._files.get(video)
+        if video in self._ended and file is not None and file.rows == self._expected[video]:
+            self._files.pop(video).finish()
+            self.finished += 1
+            self._progress()
+
+    def discard(self) -> None:
+        """Leaves no half-written file behind."""
+        while self._files:
+            self._files.popitem()[1].discard()
+
+
+def _batches(
+    pieces: Iterator[_Piece], size: int, expect: Callable[[_Piece], None]
+) -> Iterator[tuple[np.ndarray, list[str]]]:
+    """u8[size, V, T, S, S, 3] and the video of each row; the last batch is filled up with zeros."""
+    rows: collections.deque[tuple[str, np.ndarray]] = collections.deque()
+
+    def batch() -> tuple[np.ndarray, list[str]]:
+        taken = [rows.popleft() for _ in range(min(size, len(rows)))]
+        stacked = np.zeros((size, *taken[0][1].shape), np.uint8)
+        for place, (_, window) in zip(stacked, taken, strict=False):
+            place[:] = window
+        return stacked, [video for video, _ in taken]
+
+    for piece in pieces:
+        rows.extend((piece.video, window) for window in piece.windows)
+        expect(piece)
+        while len(rows) >= size:
+            yield batch()
+    if rows:
+        yield batch()
+
+
+def _extractor(model: model_lib.Model, mesh: Mesh, tokens: bool) -> Callable[[Any], jax.Array]:
+    """u8[b, V, T, S, S, 3] -> the mean over views f32 [b, D] or [b, N, D], split over the mesh."""
+    run = model.tokens if tokens else model.features
+
+    @jax.jit
+    def of_batch(params: model_lib.Params, videos: jax.Array) -> jax.Array:
+        found = run(params, videos.reshape(-1, *videos.shape[2:]))
+        return found.reshape(*videos.shape[:2], *found.shape[1:]).mean(1)
+
+    params = jax.device_put(model.params, sharding.replicated(mesh))
+
+    def extract(videos: np.ndarray) -> jax.Array:
+        return of_batch(params, sharding.shard_batch({"video": videos}, mesh)["video"])
+
+    return extract
+
+
+def extract(
+    model: model_lib.Model,
+    videos: Sequence[str],
+    windows: Windows,
+    folder: Folder,
+    *,
+    tokens: bool = False,
+    batch_size: int = 8,
+    threads: int = 2,
+    progress: Callable[[], None] = lambda: None,
+) -> tuple[int, dict[str, str]]:
+    """Writes the features of videos whose names are not in the folder yet.
+
+    Each file is read in one pass (twice where a whole video's length decides which frames are
+    taken), ahead in `threads`; memory does not depend on its length.
+
+    Args:
+      tokens: every token, not their mean.
+      batch_size: windows per step; rounded up to a multiple of the devices.
+
+    Returns:
+      How many videos were finished, and the reasons why others were not, by path.
+    """
+    mesh = sharding.make_mesh(config.MeshConfig())
+    size = -(-batch_size // mesh.size) * mesh.size
+    run = _extractor(model, mesh, tokens)
+    outputs = _Outputs(folder, progress)
+    pieces = inputs.interleave([_pieces(video, windows) for video in videos], threads)
+    running: collections.deque[tuple[jax.Array, list[str]]] = collections.deque()
+
+    def store() -> None:
+        values, owners = running.popleft()
+        rows = np.asarray(values)
+        for video in dict.fromkeys(owners):
+            mine = [i for i, owner in enumerate(owners) if owner == video]
+            outputs.add(video, rows[mine])
+
+    try:
+        for batch, owners in _batches(pieces, size, outputs.expect):
+            running.append((run(batch), owners))
+            if len(running) > 1:  # the device has work while rows are written
+                store()
+        while running:
+            store()
+    finally:
+        outputs.discard()
+    return outputs.finished, outputs.failures
+
+
+# ---- The command ----
+
+
+def name_of(video: str) -> str:
+    """What the features of a video are called: its file name without the last suffix."""
+    return os.path.splitext(os.path.basename(video))[0]
+
+
+def check_names(videos: Sequence[str]) -> None:
+    """Raises FeatureError where two videos would have features of one name."""
+    by_name: dict[str, str] = {}
+    for video in videos:
+        other = by_name.setdefault(name_of(video), video)
+        if other != video:
+            raise FeatureError(
+                f"{other} and {video} would both be {name_of(video)}.npy; give them an --out each"
+            )
+
+
+def fingerprint(params: model_lib.Params) -> str:
+    """Tells weights apart, whatever file they came from."""
+    checksum = 0
+    for path, leaf in jax.tree.leaves_with_path(params):
+        checksum = google_crc32c.extend(checksum, tree.path_name(path).encode())
+        checksum = google_crc32c.extend(checksum, np.ascontiguousarray(leaf).tobytes())
+    return f"{checksum:08x}"
+
+
+def settings_of(model: model_lib.Model, windows: Windows, tokens: bool) -> dict[str, Any]:
+    """All that decides the values."""
+    return {
+        "weights": fingerprint(model.params),
+        "model": dataclasses.asdict(model.config),
+        "every": windows.every,
+        **dataclasses.asdict(windows.views),
+        "tokens": tokens,
+    }
+
+
+def define_flags() -> None:
+    cli.define_flags()
+    flags.DEFINE_string("out", None, "Folder to write to, or to go on in.", required=True)
+    flags.DEFINE_integer(
+        "every",
+        0,
+        "Frames from one sliding window to the next; 0 = one feature for the whole video.",
+        lower_bound=0,
+    )
+    flags.DEFINE_integer(
+        "stride",
+        0,
+        "Frames from one to the next of a clip. 0 = 1 in a sliding window, 4 in a whole video.",
+        lower_bound=0,
+    )
+    flags.DEFINE_bool("tokens", False, "Every token [N, D], over (t, h, w), not their mean [D].")
+    flags.DEFINE_enum("format", "npy", FORMATS, "One .npy per video, or one Parquet file.")
+    flags.DEFINE_integer("batch_size", 8, "Windows per step.", lower_bound=1)
+
+
+def windows_of_flags(model: model_lib.Model) -> Windows:
+    """Raises FeatureError where flags exclude each other."""
+    given = flags.FLAGS
+    several = given.clips * given.crops > 1
+    if given.every and (several or given.sampling == "sparse"):
+        raise FeatureError(
+            "--every: a sliding window is one dense clip; --clips, --crops and --sampling=sparse "
+            "are for whole videos"
+        )
+    if given.tokens and several:
+        raise FeatureError("--tokens: tokens of several views have no mean; leave --clips, --crops")
+    views = EvalViews(
+        given.clips, given.crops, model.config.num_frames, model.config.image_size,
+        given.sampling, given.stride or (1 if given.every else 4),
+    )  # fmt: skip
+    return Windows(views, given.every)
+
+
+def main(argv: list[str]) -> None:
+    given = flags.FLAGS
+    videos = inputs.find(argv[1:])
+    if not videos:
+        raise app.UsageError("no video given: name files, folders or patterns; see --help")
+    logging.set_verbosity(logging.WARNING)
+    try:
+        check_names(videos)
+        model = cli.load_model()
+        print(model, flush=True)
+        windows = windows_of_flags(model)
+        folder = Folder(given.out, given.format, settings_of(model, windows, given.tokens))
+        done = folder.done()
+        missing = [video for video in videos if name_of(video) not in done]
+        with tqdm.tqdm(total=len(missing), unit="video", desc="videos") as bar:
+            finished, failures = extract(
+                model, missing, windows, folder, tokens=given.tokens,
+                batch_size=given.batch_size, threads=given.threads, progress=bar.update,
+            )  # fmt: skip
+        where, listed = folder.finish(), folder.write_failures(failures)
+    except (*cli.ERRORS, FeatureError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on from here")
+    print(f"{finished} videos done, {len(videos) - len(missing)} were there: {where}")
+    if failures:
+        first, why = next(iter(failures.items()))
+        sys.exit(f"{len(failures)} have no features ({listed}), such as {first}: {why}")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
