@@ -176,8 +176,8 @@ class Scorer:
             records, labels, scores = map(np.concatenate, zip(*gathered, strict=True))
             kept = np.flatnonzero(records >= 0)
             kept = kept[np.argsort(records[kept], kind="stable")]
-            _check_once(records[kept])
             failed = {stream.id(r): why for r, why in stream.bad_records.items()}
+            _check_once(records[kept], stream.num_videos, len(failed))
             ids = tuple(stream.id(int(r)) for r in records[kept])
         return Scores(ids, renumber[labels[kept]], scores[kept], self._label_names, failed)
 
@@ -189,9 +189,14 @@ def _everywhere(local: Any, is_global: bool) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(local, tiled=True))
 
 
-def _check_once(records: np.ndarray) -> None:
-    if len(np.unique(records)) != len(records) or not len(records):
-        raise RuntimeError(f"{len(records)} scores for {len(np.unique(records))} videos")
+def _check_once(records: np.ndarray, videos: int, failed: int) -> None:
+    """Raises unless every video of the split was scored once, or failed on one of the processes."""
+    failed = int(_everywhere(np.array([failed]), False).sum())
+    if len(np.unique(records)) != len(records) or len(records) + failed != videos:
+        raise RuntimeError(
+            f"{len(records)} scores of {len(np.unique(records))} videos and {failed} failures: "
+            f"expected {videos} videos, each once"
+        )
 
 
 def class_numbers(data_names: Sequence[str], model_names: Sequence[str]) -> np.ndarray:

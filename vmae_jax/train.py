@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 FIXED_SETTINGS = (
     "seed", "task", "normalize_target", "mask.", "classifier.", "probe.", "augment.",
     "model.variant", "model.image_size", "model.num_frames", "model.tubelet_size",
-    "model.patch_size", "model.positions", "model.norm_eps", "model.encoder_norm",
+    "model.patch_size", "model.positions", "model.norm_eps", "model.head_norm_eps",
+    "model.encoder_norm",
     "data.batch_size", "data.views", "data.sampling", "data.stride", "data.split",
     "optim.accumulate", "optim.layer_decay",
 )  # fmt: skip
@@ -264,7 +265,7 @@ def train(task: Task, workdir: str) -> Result:
         log.info("%s: %s", workdir, _beginning(config, start, steps))
         if start is None:
             state = fresh_state(task, init, shapes, shardings)
-            _write_overview(folder, state["params"])
+            _write_overview(folder, whole(state, state["params"]))
         else:
             state = checkpoints.restore(start, checkpoint.abstract(shapes, shardings))
         step_fn = jax.jit(

@@ -165,7 +165,11 @@ def trained(
     head = dataclasses.replace(
         config.classifier, num_classes=classes, label_map="", train_blocks=-1, lora_rank=0
     )
-    task = make(dataclasses.replace(config, classifier=head), tuple(names))
+    # Norms differ by layout in what they add to the variance: the file's is part of its model.
+    model = dataclasses.replace(
+        config.model, norm_eps=found.model.norm_eps, head_norm_eps=found.model.head_norm_eps
+    )
+    task = make(dataclasses.replace(config, model=model, classifier=head), tuple(names))
     like = jax.eval_shape(task.init, jax.random.key(0))
     values = task.initial_weights(like)
     return task, jax.tree.map_with_path(lambda path, _: values[tree.path_name(path)], like)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from vmae_jax.config import Config, ConfigError
+from vmae_jax.convert import fit, load
 
 log = logging.getLogger(__name__)
 
@@ -19,8 +20,6 @@ def weights(config: Config, like: dict[str, Any]) -> dict[str, np.ndarray]:
     Raises:
       ConversionError: where the file cannot be read, or does not fit the recipe's model.
     """
-    from vmae_jax.convert import fit, load  # only a run with init_from needs them
-
     found = load.load(config.init_from)
     values, notes = fit.fit(found, like, config.model, label_map=label_map(config))
     log.info("%s: %s", config.init_from, found.source)
