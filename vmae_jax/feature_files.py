@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
@@ -97,11 +98,13 @@ class Folder:
     def done(self) -> set[str]:
         """Names of the videos whose features are there."""
         names = {n.removesuffix(".npy") for n in os.listdir(self._arrays) if _is_whole(n)}
-        if os.path.exists(self._table):
-            parquet = _pyarrow().parquet
-            table = parquet.read_table(self._table, columns=["video"])
-            names |= set(table.column("video").unique().to_pylist())
-        return names
+        return names | self._in_table()
+
+    def _in_table(self) -> set[str]:
+        if not os.path.exists(self._table):
+            return set()
+        table = _pyarrow().parquet.read_table(self._table, columns=["video"])
+        return set(table.column("video").unique().to_pylist())
 
     def new(self, name: str) -> NpyFile:
         return NpyFile(os.path.join(self._arrays, f"{name}.npy"))
@@ -123,12 +126,12 @@ class Folder:
         """Where the features are; for Parquet, the file that they were all put into."""
         if self._form == "npy":
             return self.path
+        inside = self._in_table()  # a run that was killed here may have left some of these
         parts = sorted(filter(_is_whole, os.listdir(self._arrays)))
-        if parts:
-            self._merge([os.path.join(self._arrays, part) for part in parts])
-            for part in parts:
-                os.unlink(os.path.join(self._arrays, part))
-        os.rmdir(self._arrays)
+        new = [part for part in parts if part.removesuffix(".npy") not in inside]
+        if new:
+            self._merge([os.path.join(self._arrays, part) for part in new])
+        shutil.rmtree(self._arrays)
         return self._table
 
     def _merge(self, parts: list[str]) -> None:

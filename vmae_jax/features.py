@@ -62,9 +62,7 @@ class Windows:
         if self.every:
             yield from self._sliding(path)
         else:
-            video = open_video(path)
-            indices = self.views.indices(video.num_frames).ravel()
-            yield self.views.cut(video.frames(indices, short_side=self.views.size))
+            yield self.views.of_file(open_video(path))
 
     def _sliding(self, path: str) -> Iterator[np.ndarray]:
         length, stride, size = self.views.length, self.views.stride, self.views.size

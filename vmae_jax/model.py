@@ -1,22 +1,27 @@
 """A checkpoint of any kind as functions of videos: what notebooks, predict and features use.
 
 model = load("runs/mine")  # or a .pth or .safetensors file, or a Hugging Face directory
-logits = model.apply(model.params, video)  # uint8 [B, T, S, S, 3] -> float32 [B, C]
+video = read_video("clip.mp4", model.config)  # uint8 [V, T, S, S, 3]
+logits = model.apply(model.params, video)  # float32 [V, C]
 """
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from vmae_jax import tree
 from vmae_jax.config import ClassifierConfig, ModelConfig
 from vmae_jax.convert import load as weights_lib
 from vmae_jax.convert.load import Weights
+from vmae_jax.data.videos import open_video
+from vmae_jax.data.views import EvalViews
 from vmae_jax.models import classifier, layers, vit
 
 Params = dict[str, Any]
@@ -171,3 +176,24 @@ def _check_same(found: dict[str, tuple], expected: dict[str, tuple], weights: We
             f"{weights.source}: its {weights.kind} differs from this package's in "
             f"{', '.join(wrong[:4])}{', ...' if len(wrong) > 4 else ''}"
         )
+
+
+def read_video(
+    path: str | os.PathLike,
+    config: ModelConfig,
+    *,
+    clips: int = 1,
+    crops: int = 1,
+    sampling: str = "dense",
+    stride: int = 4,
+) -> np.ndarray:
+    """The views of a video file that evaluation takes, uint8 [clips * crops, T, S, S, 3].
+
+    By default the middle of the video and of its frames. Average the softmax over several views.
+
+    Raises:
+      VideoError: where it cannot be read.
+    """
+    length, size = config.num_frames, config.image_size
+    views = EvalViews(clips, crops, length, size, sampling, stride)
+    return views.of_file(open_video(path))

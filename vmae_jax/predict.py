@@ -55,11 +55,11 @@ def show(clip: str, views: EvalViews) -> Shown:
     """Reads the views of a video file."""
     try:
         video = open_video(clip)
-        numbers = views.indices(video.num_frames)
-        pixels = views.cut(video.frames(numbers.ravel(), short_side=views.size))
+        pixels = views.of_file(video)
     except VideoError as error:
         return Shown(clip, error=str(error))
-    return Shown(clip, "", video.num_frames, np.repeat(numbers, views.crops, axis=0), pixels)
+    numbers = views.indices(video.num_frames).repeat(views.crops, axis=0)
+    return Shown(clip, "", video.num_frames, numbers, pixels)
 
 
 def predict(
