@@ -64,6 +64,15 @@ def test_scores_do_not_depend_on_devices_or_batches(trained):
         np.testing.assert_array_equal(other.probabilities, one.probabilities)
 
 
+@pytest.mark.all_devices
+def test_parameters_may_be_split_over_the_devices(trained):
+    task, params = trained
+    mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    split = jax.device_put(params, sharding.tree_shardings(params, mesh))
+    one, other = score(trained, 1), task.test(split, mesh)
+    np.testing.assert_array_equal(other.probabilities, one.probabilities)
+
+
 def test_a_video_s_score_is_the_mean_softmax_of_its_views(trained, config):
     from vmae_jax.data.evaluation import open_eval
 

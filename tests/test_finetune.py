@@ -163,12 +163,19 @@ def test_classes_are_counted_and_a_wrong_count_says_what_the_data_holds(tmp_path
     record = dataclasses.replace(clip(), label=1, label_name="run")
     names = ("jump", "run", "sit")
     directory = write_dataset(tmp_path / "data", [record.serialize()] * 3, labels=names)
-    config = with_settings(FINETUNE, data={"dataset": directory}, classifier={"num_classes": 0})
+    config = with_settings(
+        FINETUNE,
+        data={"dataset": directory}, classifier={"num_classes": 0}, eval={"split": "train"},
+    )  # fmt: skip
     task = Finetune.from_data(config)
     assert (task.num_classes, task.label_names) == (3, names)
     wrong = with_settings(config, classifier={"num_classes": 4})
     with pytest.raises(ConfigError, match=r"num_classes = 4: .* 3 classes \(jump, run, sit\)"):
         Finetune.from_data(wrong)
+    with pytest.raises(
+        ConfigError, match=r"eval.split = 'val': .*train.*--split=train:0.9,val:0.1"
+    ):
+        Finetune.from_data(with_settings(config, eval={"split": "val"}))
     unlabelled = write_dataset(tmp_path / "bare", [clip().serialize()] * 3)
     with pytest.raises(ConfigError, match="no labels; build it with --labels"):
         Finetune.from_data(with_settings(config, data={"dataset": unlabelled}))

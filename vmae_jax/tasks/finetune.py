@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,9 +17,11 @@ from vmae_jax import checkpoint, evaluate, tree
 from vmae_jax.config import Config, ConfigError, from_config_dict
 from vmae_jax.convert import load
 from vmae_jax.data import pipeline
-from vmae_jax.data.records import open_dataset
+from vmae_jax.data.records import DatasetError, open_dataset
 from vmae_jax.models import adapt, classifier, layers, mixing
 from vmae_jax.tasks import initial
+
+log = logging.getLogger(__name__)
 
 
 class Finetune:
@@ -58,6 +61,7 @@ class Finetune:
                 f"config.classifier.num_classes = {asked}: {config.data.dataset} holds "
                 f"{len(names)} classes ({shown}); set it to {len(names)}, or to 0 to count them"
             )
+        check_evaluation(config, names)
         counted = dataclasses.replace(config.classifier, num_classes=len(names))
         return cls(dataclasses.replace(config, classifier=counted), tuple(names))
 
@@ -128,6 +132,20 @@ class Finetune:
         return self._score(params, mesh)
 
 
+def check_evaluation(config: Config, names: Sequence[str]) -> None:
+    """Raises ConfigError where the run could not be evaluated at its end."""
+    if not config.eval.split:
+        return
+    try:
+        held_out = open_dataset(config.data.dataset, config.eval.split).label_names
+    except DatasetError as error:
+        raise ConfigError(
+            f"config.eval.split = {config.eval.split!r}: {error}; hold videos out with "
+            "data.build --split=train:0.9,val:0.1, or set eval.split to '' to train without"
+        ) from error
+    evaluate.class_numbers(held_out, names)
+
+
 def trained(
     config: Config, workdir: str, make: Callable[..., Finetune] = Finetune
 ) -> tuple[Finetune, dict[str, Any]]:
@@ -142,6 +160,7 @@ def trained(
     if checkpoint.exists(workdir):
         meta, params = checkpoint.load_params(workdir)
         saved = from_config_dict(meta["config"])
+        log.info("evaluating the last checkpoint of %s", workdir)
         same = {"model": saved.model, "classifier": saved.classifier, "probe": saved.probe}
         return make(dataclasses.replace(config, **same), tuple(meta["label_names"])), params
     if not config.init_from:
@@ -155,6 +174,7 @@ def trained(
             f"config.init_from = {config.init_from!r} holds a {found.kind}, which has no head to "
             "evaluate; fine-tune it first (--config.mode=train)"
         )
+    log.info("evaluating %s", config.init_from)
     classes = found.params["head"]["bias"].shape[0]
     names = found.label_names or open_dataset(config.data.dataset, config.eval.split).label_names
     if len(names) != classes:
