@@ -150,6 +150,21 @@ def test_a_run_is_found_again_for_evaluation(tmp_path):
     np.testing.assert_array_equal(plain["head"]["kernel"], params["head"]["kernel"])
 
 
+def test_a_head_is_kept_only_for_classes_of_the_same_names(tmp_path, caplog):
+    task = FakeFinetune(with_settings(FINETUNE, train={"steps": 2}))
+    train.train(task, str(tmp_path / "abc"))
+    config = with_settings(FINETUNE, init_from=str(tmp_path / "abc"))
+    like = jax.eval_shape(task.init, jax.random.key(0))
+    kept = Finetune(config, ("a", "b", "c")).initial_weights(like)
+    turned = Finetune(config, ("c", "a", "b")).initial_weights(like)
+    np.testing.assert_array_equal(turned["head/kernel"], kept["head/kernel"][:, [2, 0, 1]])
+    with caplog.at_level("INFO", logger="vmae_jax"):
+        others = Finetune(config, ("x", "b", "c")).initial_weights(like)
+    assert "head/kernel" not in others
+    assert "encoder/patch_embed/linear/kernel" in others
+    assert "3 classes have other names: the head starts fresh" in caplog.text
+
+
 def test_there_is_nothing_to_evaluate(tmp_path):
     with pytest.raises(ConfigError, match=r"nothing to evaluate: .* train first"):
         finetune.trained(FINETUNE, str(tmp_path))

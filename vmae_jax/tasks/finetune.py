@@ -80,7 +80,7 @@ class Finetune:
         return adapt.is_frozen(path, self.config.classifier)
 
     def initial_weights(self, like: dict[str, Any]) -> dict[str, np.ndarray]:
-        return initial.weights(self.config, like)
+        return initial.weights(self.config, like, self.label_names)
 
     def patches(self, video: jax.Array) -> jax.Array:
         """Pixels [B, T, height, width, 3] -> [B, N, P]."""

@@ -1,7 +1,9 @@
 """The first weights of a run: config.init_from, fitted to the model of the recipe."""
 
+import dataclasses
 import json
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,17 +14,32 @@ from vmae_jax.convert import fit, load
 log = logging.getLogger(__name__)
 
 
-def weights(config: Config, like: dict[str, Any]) -> dict[str, np.ndarray]:
+def weights(
+    config: Config, like: dict[str, Any], label_names: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
     """Values of `config.init_from` by '/'-joined path, for parameters shaped as in `like`.
 
-    What stays fresh, was left out or interpolated is logged.
+    What stays fresh, was left out or interpolated is logged. A head of as many classes is taken
+    over only where the classes can be the same.
+
+    Args:
+      label_names: of the run's classes.
 
     Raises:
       ConversionError: where the file cannot be read, or does not fit the recipe's model.
     """
     found = load.load(config.init_from)
-    values, notes = fit.fit(found, like, config.model, label_map=label_map(config))
     log.info("%s: %s", config.init_from, found.source)
+    rows = label_map(config)
+    named = len(found.label_names) == len(label_names) > 0
+    if named and rows is None and tuple(label_names) != found.label_names:
+        if set(label_names) == set(found.label_names):
+            rows = [found.label_names.index(name) for name in label_names]
+        else:
+            params = {k: v for k, v in found.params.items() if k != "head"}
+            found = dataclasses.replace(found, kind="encoder", params=params)
+            log.info("  its %d classes have other names: the head starts fresh", len(label_names))
+    values, notes = fit.fit(found, like, config.model, label_map=rows)
     for note in (*found.notes, *notes):
         log.info("  %s", note)
     return values
