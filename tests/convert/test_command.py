@@ -125,6 +125,8 @@ def test_a_pretraining_run(tmp_path):
     run_of(tmp_path, weights.params, recipe_of(weights.model))
     found = load.load(str(tmp_path))
     tiny_weights.same(found, weights)
+    with pytest.raises(ConversionError, match="is a run, whose model is known"):
+        load.load(str(tmp_path), drop=["decoder"])
     save.save(found, str(tmp_path / "out.safetensors"), "original")
     tiny_weights.same(load.load(str(tmp_path / "out.safetensors")), weights)
 

@@ -119,6 +119,28 @@ def test_what_is_left_over_or_missing_is_listed_unless_named(tmp_path):
     assert any("gamma_1" in note for note in found.notes)
 
 
+@pytest.mark.parametrize("layout", ["original", "hugging_face"])
+def test_classifying_by_the_first_token_is_refused(tmp_path, layout):
+    tensors = tensors_of(tiny_weights.random("classifier", SMALL), layout)
+    norm = "norm" if layout == "original" else "videomae.layernorm"
+    for part in ("weight", "bias"):
+        tensors[f"{norm}.{part}"] = tensors.pop(f"fc_norm.{part}")
+    with pytest.raises(ConversionError, match="expected mean pooling"):
+        reload(tmp_path, tensors)
+
+
+def test_a_contradicting_config_is_an_error(tmp_path):
+    tensors = tensors_of(tiny_weights.random("classifier", SMALL), "hugging_face")
+    save_file(tensors, tmp_path / "model.safetensors")
+    for key, value in (("hidden_act", "gelu_new"), ("num_hidden_layers", 3), ("num_channels", 1)):
+        (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 3, key: value}))
+        with pytest.raises(ConversionError, match=f"config.json says {key} = {value!r}"):
+            load.load(str(tmp_path))
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ConversionError, match="is not JSON"):
+        load.load(str(tmp_path))
+
+
 def test_a_missing_block_is_an_error(tmp_path):
     tensors = tensors_of(tiny_weights.random("classifier", SMALL))
     gap = {name.replace("blocks.1.", "blocks.7."): value for name, value in tensors.items()}

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from vmae_jax import config as config_lib
+from vmae_jax import tree
 from vmae_jax.convert import rules
 from vmae_jax.models import layers, mae, masking
 
@@ -85,7 +86,7 @@ def test_loss_and_every_gradient(golden):
 
     loss, grads = jax.jit(jax.value_and_grad(loss_fn))(params)
     assert abs(float(loss) - float(io["loss_f64"])) < 2e-6
-    flat = {rules.path_name(p): np.asarray(g) for p, g in jax.tree.leaves_with_path(grads)}
+    flat = {tree.path_name(p): np.asarray(g) for p, g in jax.tree.leaves_with_path(grads)}
 
     def gradient(name):
         place = rules.locate(name)

@@ -66,16 +66,22 @@ def load(
       ConversionError: if it is damaged, foreign or unsafe, or does not make a model.
       CheckpointError: if a run's checkpoint is damaged.
     """
+    overrides = Overrides(heads, decoder_heads, image_size, num_frames)
+    allow_missing, drop = tuple(allow_missing), tuple(drop)
     if "://" in path or os.path.isdir(os.path.join(path, "checkpoints")):
+        if overrides != Overrides() or allow_missing or drop:
+            raise ConversionError(
+                f"{path}: is a run, whose model is known and whole: give no heads, image_size, "
+                "num_frames, allow_missing or drop"
+            )
         return _from_workdir(path)
     try:
         source = files.read(path)
-        overrides = Overrides(heads, decoder_heads, image_size, num_frames)
         layout = layouts.recognise(source, drop=drop, overrides=overrides)
         table = rules.rules_of(layout.kind, layout.name)
-        params = rules.from_torch(
-            layout.tensors, _like(layout), table, layout.model, tuple(allow_missing)
-        )
+        params = rules.from_torch(layout.tensors, _like(layout), table, layout.model, allow_missing)
+    except OSError as error:
+        raise ConversionError(f"{path}: cannot be read ({error.strerror or error})") from error
     except ConversionError as error:
         named = str(error).startswith(path)
         raise ConversionError(str(error) if named else f"{path}: {error}") from error

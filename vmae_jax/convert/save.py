@@ -33,7 +33,10 @@ def notes(weights: Weights, to: str) -> tuple[str, ...]:
     head_eps = model.head_norm_eps or model.norm_eps
     found = []
     if to == "transformers":
-        found.append("transformers 5.0 to 5.17 reads no biases of queries and values; take another")
+        found.append(
+            "transformers 5.6 to 5.17 sets the biases of queries and values to zero, here and in "
+            "public VideoMAE files: load it with an older or newer one"
+        )
         if model.positions == "learned":
             raise ConversionError(
                 "transformers' VideoMAE has fixed positions only, these are learned; "

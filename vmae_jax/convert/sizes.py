@@ -1,6 +1,7 @@
 """The model that tensors make: sizes from their shapes, the rest from what lies beside them."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -220,16 +221,14 @@ def _extent(known: _Known, patch: int, tubelet: int, learned: int) -> tuple[int,
 def _from_tokens(
     tokens: int, patch: int, tubelet: int, image_size: int, num_frames: int
 ) -> tuple[int, int]:
-    """What a learned table's length leaves open: usual frames first, then the usual image."""
-    for frames in (num_frames,) if num_frames else (NUM_FRAMES, tubelet * tokens):
-        side = (image_size or IMAGE_SIZE) // patch
-        square = tokens // max(1, frames // tubelet)
-        if (not image_size and frames == NUM_FRAMES) or num_frames:
-            side = round(square**0.5)
-        if frames // tubelet * side**2 == tokens:
-            return side * patch, frames
-    side = (image_size or IMAGE_SIZE) // patch
-    return side * patch, tokens // side**2 * tubelet
+    """Image size and frames of a learned table, where at least one of them (0) is not known."""
+    if not image_size:
+        slots = max(1, (num_frames or NUM_FRAMES) // tubelet)
+        side = math.isqrt(tokens // slots)
+        if num_frames or slots * side**2 == tokens:
+            return side * patch, num_frames or NUM_FRAMES
+    side = max(1, (image_size or IMAGE_SIZE) // patch)
+    return image_size or side * patch, tokens // side**2 * tubelet
 
 
 def _norm_eps(known: _Known) -> float:
@@ -242,15 +241,16 @@ def _norm_eps(known: _Known) -> float:
 
 def _check_config(known: _Known, model: ModelConfig) -> None:
     """config.json must not contradict the tensors, nor ask for what our model does not do."""
-    if known.layout != "hugging_face":
-        return
+    norm, pooled_norm = known.name("encoder/norm/scale"), "fc_norm.weight"  # in either layout
     pooled = known.config.get("use_mean_pooling", True)
-    if known.kind == "classifier" and (
-        not pooled or known.name("encoder/norm/scale") in known.tensors
-    ):
+    if known.kind == "classifier" and norm in known.tensors and pooled_norm not in known.tensors:
+        pooled = False
+    if known.kind == "classifier" and not pooled:
         raise ConversionError(
             "it classifies by the first token (use_mean_pooling = false); expected mean pooling"
         )
+    if known.layout != "hugging_face":
+        return
     encoder = model.encoder
     for key, found in {
         "hidden_size": encoder.dim,
