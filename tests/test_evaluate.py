@@ -4,6 +4,11 @@ import csv
 import dataclasses
 import json
 import math
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +76,33 @@ def test_parameters_may_be_split_over_the_devices(trained):
     split = jax.device_put(params, sharding.tree_shardings(params, mesh))
     one, other = score(trained, 1), task.test(split, mesh)
     np.testing.assert_array_equal(other.probabilities, one.probabilities)
+
+
+def test_scores_do_not_depend_on_hosts(config, tmp_path):
+    """Each process reads its share of the videos, and all of them know all scores."""
+    two_devices = "--xla_force_host_platform_device_count=2"
+    script, tests = Path(__file__).parent / "evaluate_on_host.py", str(Path(__file__).parent)
+
+    def run(count):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        arguments = [config.data.dataset, str(tmp_path / f"of{count}"), str(port)]
+        processes = [
+            subprocess.Popen(
+                [sys.executable, str(script), *arguments, str(rank), str(count)],
+                env=os.environ | {"PYTHONPATH": tests, "XLA_FLAGS": two_devices},
+            )
+            for rank in range(count)
+        ]
+        assert [process.wait(timeout=300) for process in processes] == [0] * count
+        return [dict(np.load(tmp_path / f"of{count}-{rank}.npz")) for rank in range(count)]
+
+    (alone,) = run(1)
+    assert alone["ids"].tolist() == ["v0", "v1", "v2", "v3", "v5", "v6"]
+    for part in run(2):
+        np.testing.assert_array_equal(part["ids"], alone["ids"])
+        np.testing.assert_array_equal(part["probabilities"], alone["probabilities"])
 
 
 def test_a_video_s_score_is_the_mean_softmax_of_its_views(trained, config):
