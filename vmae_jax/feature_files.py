@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -28,28 +28,27 @@ class NpyFile:
         self._path = path
         folder, name = os.path.split(path)
         self._draft = os.path.join(folder, f".{name}.incomplete")
-        self._file: BinaryIO = open(self._draft, "wb")  # noqa: SIM115
-        self._file.write(bytes(_HEADER))
         self._row: tuple[int, ...] = ()
         self.rows = 0
+        with open(self._draft, "wb") as file:
+            file.write(bytes(_HEADER))
 
     def append(self, rows: np.ndarray) -> None:
         self._row = rows.shape[1:]
         self.rows += len(rows)
-        self._file.write(np.ascontiguousarray(rows, "<f4").data)
+        with open(self._draft, "ab") as file:
+            file.write(np.ascontiguousarray(rows, "<f4").data)
 
     def finish(self) -> None:
         # NumPy's format 1.0: magic, version, length of a padded Python literal.
         shape = (self.rows, *self._row)
         text = repr({"descr": "<f4", "fortran_order": False, "shape": shape}).encode()
-        self._file.seek(0)
-        self._file.write(b"\x93NUMPY\x01\x00" + (_HEADER - 10).to_bytes(2, "little"))
-        self._file.write(text.ljust(_HEADER - 11) + b"\n")
-        self._file.close()
+        with open(self._draft, "r+b") as file:
+            file.write(b"\x93NUMPY\x01\x00" + (_HEADER - 10).to_bytes(2, "little"))
+            file.write(text.ljust(_HEADER - 11) + b"\n")
         os.replace(self._draft, self._path)
 
     def discard(self) -> None:
-        self._file.close()
         os.unlink(self._draft)
 
 

@@ -1,0 +1,223 @@
+"""Top-5 of video files: which, what is printed, what a broken one does to the others."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from tiny_models import CONFIG, LABELS, checkpoint, random_weights, write_video
+
+import vmae_jax
+from vmae_jax import model as model_lib
+from vmae_jax import predict, viz
+from vmae_jax.data import inputs
+from vmae_jax.data.views import EvalViews
+
+VIEWS = EvalViews(1, 1, CONFIG.num_frames, CONFIG.image_size, "dense", 4)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return model_lib.from_weights(random_weights())
+
+
+def command(*args: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "vmae_jax.predict", *args], capture_output=True, text=True
+    )
+
+
+# ---- Which files ----
+
+
+def test_files_folders_and_patterns_are_found_once(tmp_path):
+    for name in ("b.mp4", "a.mp4", ".hidden.mp4", "deep/er/c.avi", ".git/d.mp4", "deep/x[1].mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    root = str(tmp_path)
+    everything = ["a.mp4", "b.mp4", "deep/x[1].mp4", "deep/er/c.avi"]
+    assert inputs.find([root]) == [f"{root}/{name}" for name in everything]
+    assert inputs.find([f"{root}/*.mp4", f"{root}/a.mp4"]) == [f"{root}/a.mp4", f"{root}/b.mp4"]
+    assert inputs.find([f"{root}/**/*.avi", f"{root}/d*"]) == [
+        f"{root}/deep/er/c.avi", f"{root}/deep/x[1].mp4"
+    ]  # fmt: skip
+    assert inputs.find([f"{root}/deep/x[1].mp4"]) == [f"{root}/deep/x[1].mp4"]
+    (tmp_path / "empty").mkdir()
+    unknown = [f"{root}/none.mp4", f"{root}/*.mkv", f"{root}/empty"]
+    assert inputs.find(unknown) == unknown
+
+
+def test_jobs_take_turns_in_an_order_of_their_own():
+    jobs = [iter(job) for job in (["a0"], ["b0", "b1", "b2"], ["c0", "c1"], [])]
+    assert list(inputs.interleave(jobs, 2)) == ["a0", "b0", "b1", "c0", "b2", "c1"]
+    one_each = [iter([i]) for i in range(20)]
+    assert list(inputs.interleave(one_each, 3)) == list(range(20))
+    assert list(inputs.interleave([], 3)) == []
+
+
+def test_what_a_job_raises_reaches_the_caller():
+    def job():
+        yield 1
+        raise ValueError("broken")
+
+    found = inputs.interleave([job()], 2)
+    assert next(found) == 1
+    with pytest.raises(ValueError, match="broken"):
+        next(found)
+
+
+# ---- What is said of them ----
+
+
+def test_probabilities_are_the_mean_over_the_views(model, tmp_path):
+    clip = write_video(tmp_path / "clip.mp4")
+    views = EvalViews(2, 3, CONFIG.num_frames, CONFIG.image_size, "dense", 2)
+    ((shown, probabilities),) = predict.predict(model, [clip], views)
+    video = vmae_jax.read_video(clip, CONFIG, clips=2, crops=3, stride=2)
+    np.testing.assert_array_equal(shown.views, video)
+    expected = jax.nn.softmax(model.apply(model.params, video)).mean(0)
+    np.testing.assert_allclose(probabilities, expected, atol=1e-6)
+    assert probabilities.sum() == pytest.approx(1, abs=1e-5)
+    assert shown.numbers.shape == (6, CONFIG.num_frames)
+    assert shown.numbers[:3].tolist() == [[0, 2, 4, 6]] * 3
+
+
+def test_top_five_in_order_with_ties_by_number():
+    best = predict.top(np.array([0.1, 0.3, 0.1, 0.3, 0.15, 0.05]), LABELS)
+    assert [b["class"] for b in best] == [1, 3, 4, 0, 2]
+    assert best[0] == {"class": 1, "label": "jump", "probability": 0.3}
+    assert len(predict.top(np.array([0.4, 0.6]), LABELS[:2])) == 2
+
+
+def test_a_broken_clip_is_reported_and_the_others_run(model, tmp_path, capsys):
+    good = [write_video(tmp_path / f"{i}.mp4", seed=i) for i in range(2)]
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(Path(good[0]).read_bytes()[:-2000])
+    text = tmp_path / "notes.txt"
+    text.write_text("no video")
+    clips = [good[0], str(cut), str(text), str(tmp_path / "none.mp4"), good[1]]
+    failed = predict.run(clips, model, LABELS, VIEWS, out=str(tmp_path / "out"), as_json=True)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert failed == 3
+    assert [line["clip"] for line in lines] == clips
+    for line, clip in zip(lines, clips, strict=True):
+        if clip in good:
+            assert line.keys() == {"clip", "top", "num_frames", "frames", "picture"}
+            assert len(line["top"]) == 5
+            assert line["num_frames"] == 24
+            assert np.shape(line["frames"]) == (1, CONFIG.num_frames)
+            assert cv2.imread(line["picture"]).shape[1] > 400
+        else:
+            assert line.keys() == {"clip", "error"}
+            assert line["error"].startswith(f"{clip}: ")
+            assert "\n" not in line["error"]
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_clips_of_one_name_keep_a_picture_each(model, tmp_path, capsys):
+    clip = write_video(tmp_path / "clip.mp4")
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same.mp4").write_bytes(Path(clip).read_bytes())
+    clips = [str(tmp_path / folder / "same.mp4") for folder in "ab"]
+    assert predict.run(clips, model, LABELS, VIEWS, out=str(tmp_path / "out")) == 0
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["same-2.png", "same.png"]
+    out = capsys.readouterr().out
+    assert out.count("frames 4 to 16 of 24") == 2
+    assert out.count(" %  ") == 10
+
+
+def test_the_picture_holds_the_frames_in_order(tmp_path, model):
+    clip = write_video(tmp_path / "clip.mp4")
+    ((shown, _),) = predict.predict(model, [clip], VIEWS)
+    shown.views[:] = 0
+    shown.views[0, 2, ..., 1] = 255  # the third of four is green
+    sheet = viz.frames_sheet(shown.views, shown.numbers, "caption")
+    columns = np.array_split(sheet[-40:], CONFIG.num_frames, axis=1)
+    greens = [column[..., 1].mean() for column in columns]
+    assert greens[2] > 240
+    assert max(g for i, g in enumerate(greens) if i != 2) < 20
+
+
+# ---- Names of classes ----
+
+
+def test_names_come_from_the_file_else_from_the_checkpoint(model, tmp_path):
+    assert predict.class_names(None, model) == LABELS
+    text = tmp_path / "names.txt"
+    text.write_text("eins\nzwei\ndrei\nvier\nfünf\nsechs\n\n", encoding="utf-8")
+    assert predict.class_names(str(text), model)[4] == "fünf"
+    as_json = tmp_path / "names.json"
+    as_json.write_text(json.dumps(["a", "b", "c", "d", "e", "f"]))
+    assert predict.class_names(str(as_json), model) == tuple("abcdef")
+    nameless = model_lib.from_weights(random_weights(labels=()))
+    assert predict.class_names(None, nameless)[:2] == ("class 0", "class 1")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a\nb\n", "names 2 classes, the head tells 6 apart"),
+        ("[1, 2, 3, 4, 5, 6]", "expected a list of names"),
+        ("[broken", "--labels=.*names"),
+        (None, "No such file"),
+    ],
+)
+def test_wrong_names_are_one_line(model, tmp_path, content, message):
+    path = tmp_path / "names"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(model_lib.ModelError, match=message):
+        predict.class_names(str(path), model)
+
+
+# ---- The command ----
+
+
+def test_the_command(tmp_path):
+    clip = write_video(tmp_path / "clip.mp4")
+    found = command(
+        f"--checkpoint={checkpoint(tmp_path)}", f"--out={tmp_path / 'out'}", clip,
+        str(tmp_path / "nothing*.mp4"),
+    )  # fmt: skip
+    assert found.returncode == 1
+    assert found.stderr.strip() == "1 of 2 clips could not be answered"
+    assert "6 classes, 4 frames of 32x32 pixels" in found.stdout
+    assert "nothing*.mp4: cannot be opened" in found.stdout
+    assert sum(label in found.stdout for label in LABELS) == 5
+    assert (tmp_path / "out" / "clip.png").exists()
+
+
+def test_json_alone_is_on_stdout(tmp_path):
+    clip = write_video(tmp_path / "clip.mp4")
+    found = command(f"--checkpoint={checkpoint(tmp_path)}", "--json", "--out=", clip)
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["picture"] is None
+
+
+@pytest.mark.parametrize("case", ["pretrain", "missing", "foreign"])
+def test_what_is_no_classifier_ends_in_one_line(tmp_path, case):
+    path = str(tmp_path / "model.pth")
+    if case == "pretrain":
+        path = checkpoint(tmp_path, "pretrain")
+    elif case == "foreign":
+        (tmp_path / "model.pth").write_bytes(b"<html>not here</html>")
+    found = command(f"--checkpoint={path}", "--out=", "clip.mp4")
+    expected = {"pretrain": "has no head", "missing": "no such file", "foreign": "is a web page"}
+    assert found.returncode == 1
+    assert found.stderr.startswith("error: ")
+    assert expected[case] in found.stderr
+    assert len(found.stderr.splitlines()) == 1
+
+
+def test_every_real_and_odd_video_ends_in_an_answer_or_a_line(model, shared, capsys):
+    clips = inputs.find([str(shared / "videos" / "actions"), str(shared / "videos" / "odd")])
+    assert len(clips) == 19
+    assert predict.run(clips, model, LABELS, VIEWS) == 1
+    out = capsys.readouterr().out
+    assert "corrupt_stream.mp4: stream breaks: " in out
+    assert out.count("(frames ") == 18
