@@ -24,7 +24,8 @@ def test_the_recipes_are_there():
         "vith_hybrid", "vitg_hybrid", "vitg_ucf101", "vitg_hmdb51", "vitg_k710", "vitg_k400",
         "vitg_k400_from_k710", "vitg_k600_from_k710", "vitg_ssv2", "vith_k400", "vith_k600",
         "vith_k710", "vith_ssv2", "vitl_k400", "vitl_ssv2", "vitb_k400", "vitb_k710", "vitb_ssv2",
-        "finetune_custom", "finetune_synthetic",
+        "finetune_custom", "pretrain_synthetic", "finetune_synthetic", "probe_linear",
+        "probe_attentive", "probe_knn",
     }  # fmt: skip
 
 

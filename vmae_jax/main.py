@@ -44,9 +44,23 @@ def make_task(config: config_lib.Config):
         from vmae_jax.tasks.pretrain import Pretrain
 
         return Pretrain(config)
+    return classifier_task(config).from_data(config)
+
+
+def classifier_task(config: config_lib.Config):
+    """The class of a task with labels."""
+    if config.task == "probe":
+        from vmae_jax.tasks.probe import Probe
+
+        return Probe
     from vmae_jax.tasks.finetune import Finetune
 
-    return Finetune.from_data(config)
+    return Finetune
+
+
+def is_knn(config: config_lib.Config) -> bool:
+    """Whether there is nothing to train."""
+    return config.task == "probe" and config.probe.kind == "knn"
 
 
 def with_dataset(config: config_lib.Config, workdir: str) -> config_lib.Config:
@@ -77,7 +91,7 @@ def is_cluster() -> bool:
     return bool(os.environ.get("JAX_COORDINATOR_ADDRESS")) or "," in hosts
 
 
-def summary(result, workdir: str, command: str) -> str:
+def summary(result, task: str, workdir: str, command: str) -> str:
     """The last words of a run: where everything is, and what to type next."""
     if result.signal:
         head = f"Stopped at step {result.step} of {result.steps} and saved."
@@ -89,8 +103,23 @@ def summary(result, workdir: str, command: str) -> str:
     lines += [f"  tensorboard  {os.path.join(workdir, 'tensorboard')}"]
     lines += [f"  picture      {path}" for path in result.pictures[-1:]]
     lines += ["Next:", f"  tensorboard --logdir={shlex.quote(workdir)}"]
-    lines += ["  python -m vmae_jax.data.build --videos=YOUR_VIDEOS --out=YOUR_DATASET"]
-    return "\n".join(lines)
+    return "\n".join(lines + [f"  {command}" for command in next_commands(task, workdir)])
+
+
+def next_commands(task: str, workdir: str) -> list[str]:
+    """What a user types after a run."""
+    folder = shlex.quote(workdir)
+    if task == "pretrain":
+        return [
+            "python -m vmae_jax.data.build --videos=YOUR_VIDEOS --out=YOUR_DATASET",
+            f"python -m vmae_jax.features --checkpoint={folder} --out=FEATURES YOUR_VIDEOS",
+        ]
+    if task == "finetune":
+        return [
+            f"python -m vmae_jax.predict --checkpoint={folder} YOUR_VIDEO.mp4",
+            f"python -m vmae_jax.convert --input={folder} --to=transformers --output=YOUR_MODEL",
+        ]
+    return []
 
 
 def main(argv: list[str]) -> None:
@@ -116,31 +145,35 @@ def main(argv: list[str]) -> None:
         flush=True,
     )
     config = with_dataset(config, workdir)
-    if config.mode == "train":
+    if config.mode == "train" and not is_knn(config):
         result = train.train(make_task(config), workdir)
         command = "python -m vmae_jax.main " + shlex.join(sys.argv[1:])
         if jax.process_index() == 0:
-            print(summary(result, workdir, command))
+            print(summary(result, config.task, workdir, command))
         if result.signal:
             sys.exit(128 + result.signal)
-    if config.task != "pretrain" and config.eval.split:
+    if is_knn(config) or (config.task != "pretrain" and config.eval.split):
         test(config, workdir)
 
 
 def test(config: config_lib.Config, workdir: str) -> None:
-    """Multi-view testing of the run's classifier; writes <workdir>/eval."""
+    """Multi-view testing of the run's classifier, or k-NN; writes <workdir>/eval."""
     import jax
 
     from vmae_jax import sharding
-    from vmae_jax.tasks import finetune
+    from vmae_jax.tasks import finetune, probe
 
-    task, params = finetune.trained(config, workdir)
-    mesh = sharding.make_mesh(config.mesh)
-    scores = task.test(jax.device_put(params, sharding.replicated(mesh)), mesh)
+    if is_knn(config):
+        scores, views = probe.nearest_neighbors(config), "k-NN on the central view"
+    else:
+        task, params = finetune.trained(config, workdir, classifier_task(config))
+        mesh = sharding.make_mesh(config.mesh)
+        scores = task.test(jax.device_put(params, sharding.replicated(mesh)), mesh)
+        views = f"{config.eval.clips} x {config.eval.crops} views"
     folder = os.path.join(workdir, "eval")
     if jax.process_index() == 0:
         scores.write(folder)
-        print(scores.report(f"{config.eval.clips} x {config.eval.crops} views"))
+        print(scores.report(views))
         print(f"  files        {folder}")
 
 
@@ -163,6 +196,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 def cli() -> None:
     """Runs `main`; an error that the user can mend ends in one line."""
     from vmae_jax.checkpoint import CheckpointError
+    from vmae_jax.convert.rules import ConversionError
     from vmae_jax.data.build.manifest import BuildError
     from vmae_jax.data.pipeline import TooManyBadRecords
     from vmae_jax.data.records import DatasetError, RecordError, ShardError
@@ -170,7 +204,7 @@ def cli() -> None:
 
     known = (
         config_lib.ConfigError, DatasetError, ShardError, RecordError, TooManyBadRecords,
-        CheckpointError, DivergedError, BuildError, OSError,
+        CheckpointError, ConversionError, DivergedError, BuildError, OSError,
     )  # fmt: skip
     try:
         app.run(main, flags_parser=parse_flags)
