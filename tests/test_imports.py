@@ -17,8 +17,9 @@ PACKAGE = Path(__file__).parents[1] / "vmae_jax"
 
 # From the top down. A module imports from lower floors, or from its own package on its own floor.
 FLOORS = (
-    ("main", "bench", "data.build.__main__"),
-    ("train", "tasks"),
+    ("main", "bench", "predict", "features", "data.build.__main__"),
+    ("cli",),
+    ("train", "tasks", "model"),
     ("evaluate", "convert"),
     ("checkpoint", "optim", "data.pipeline", "data.evaluation", "data.synthetic", "models"),
     ("data.build",),
@@ -31,9 +32,10 @@ FLOORS = (
         "data.views",
         "data.randaugment",
         "data.videos",
+        "data.inputs",
         "data.hdr",
     ),
-    ("sharding", "metrics", "viz"),
+    ("sharding", "metrics", "viz", "feature_files"),
     ("tree", "config"),
 )
 FLOOR_OF = {name: -i for i, names in enumerate(FLOORS) for name in names}
