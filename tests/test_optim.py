@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vmae_jax import optim
+from vmae_jax import optim, tree
 from vmae_jax.config import ConfigError, ModelConfig, OptimConfig
 from vmae_jax.convert import rules
 from vmae_jax.models import mae
@@ -34,7 +34,7 @@ def test_decay_mask_equals_the_reference(goldens):
         lambda: mae.MaskedAutoencoder(ModelConfig(variant="tiny", image_size=32), rngs=nnx.Rngs(0))
     )
     mask = optim.decay_mask(nnx.to_pure_dict(nnx.split(model)[1]))
-    flat = {rules.path_name(p): m for p, m in jax.tree.leaves_with_path(mask)}
+    flat = {tree.path_name(p): m for p, m in jax.tree.leaves_with_path(mask)}
     covered = set()
     for name, decay in zip(golden["wd_names"], golden["wd_vals"], strict=True):
         path = rules.locate(str(name)).path

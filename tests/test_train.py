@@ -13,7 +13,7 @@ import pytest
 from fakes import TINY, FakeDataTask, FakeStream, with_settings
 from models.test_goldens import MASK, load
 
-from vmae_jax import checkpoint, optim, sharding, train
+from vmae_jax import checkpoint, optim, sharding, train, tree
 from vmae_jax.config import ConfigError, OptimConfig
 from vmae_jax.convert import rules
 from vmae_jax.metrics import DivergedError
@@ -76,9 +76,7 @@ def test_five_steps_of_the_reference(goldens, monkeypatch):
             state, metrics = step(state, batch)
             assert abs(float(metrics["loss"]) - golden["losses"][i]) < 5e-6
             assert float(metrics["grad_norm"]) == pytest.approx(golden["grad_norms"][i], rel=1e-5)
-    flat = {
-        rules.path_name(p): np.asarray(x) for p, x in jax.tree.leaves_with_path(state["params"])
-    }
+    flat = {tree.path_name(p): np.asarray(x) for p, x in jax.tree.leaves_with_path(state["params"])}
     for key in (k for k in golden.files if k.startswith("final/")):
         place = rules.locate(key.removeprefix("final/"))
         found = flat[place.path] if place.layer is None else flat[place.path][place.layer]
@@ -122,7 +120,7 @@ def test_state_is_really_split():
     shapes = jax.eval_shape(init, jax.random.key(0))
     state = jax.jit(init, out_shardings=sharding.tree_shardings(shapes, mesh))(jax.random.key(0))
     shares = {
-        rules.path_name(p): x.addressable_shards[0].data.size / x.size
+        tree.path_name(p): x.addressable_shards[0].data.size / x.size
         for p, x in jax.tree.leaves_with_path(state)
     }
     assert shares["params/encoder/tower/blocks/fc1/kernel"] == 1 / 4
