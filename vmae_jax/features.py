@@ -324,6 +324,7 @@ def main(argv: list[str]) -> None:
     if not videos:
         raise app.UsageError("no video given: name files, folders or patterns; see --help")
     logging.set_verbosity(logging.WARNING)
+    cli.keep_freed_memory()
     try:
         check_names(videos)
         model = cli.load_model()

@@ -222,6 +222,7 @@ def main(argv: list[str]) -> None:
     if not clips:
         raise app.UsageError("no clip given: name video files, folders or patterns; see --help")
     logging.set_verbosity(logging.WARNING)
+    cli.keep_freed_memory()
     try:
         model = cli.load_model()
         names = class_names(given.labels, model)
