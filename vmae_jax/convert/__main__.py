@@ -29,7 +29,7 @@ import os
 import sys
 
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 from vmae_jax.checkpoint import CheckpointError
 from vmae_jax.config import ConfigError, tower_name
@@ -135,6 +135,7 @@ def _read(path: str, read):
 def main(argv: list[str]) -> None:
     if argv[1:]:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}; see --help")
+    logging.set_verbosity(logging.WARNING)  # Orbax tells how it reads a workdir
     try:
         if _OUTPUT.value and os.path.exists(_OUTPUT.value) and not _OVERWRITE.value:
             raise ConversionError(f"{_OUTPUT.value}: exists; give another --output or --overwrite")
