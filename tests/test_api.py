@@ -1,5 +1,6 @@
 """The package in a notebook: any checkpoint as functions of parameters and a video."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from tiny_models import CONFIG, LABELS, checkpoint, random_weights, write_video
 
 import vmae_jax
 from vmae_jax import model as model_lib
+from vmae_jax.config import Config, DataConfig
 from vmae_jax.data.videos import VideoError
+from vmae_jax.data.views import EvalViews
 
 
 def clip(batch=2, seed=0):
@@ -22,7 +25,7 @@ def clip(batch=2, seed=0):
 
 def test_a_video_is_classified_in_four_lines(tmp_path):
     model = vmae_jax.load(checkpoint(tmp_path))
-    video = vmae_jax.read_video(write_video(tmp_path / "clip.mp4"), model.config)
+    video = model.read(write_video(tmp_path / "clip.mp4"))
     logits = model.apply(model.params, video)
     assert model.label_names[int(logits[0].argmax())] in LABELS
     assert logits.shape == (1, len(LABELS))
@@ -98,15 +101,23 @@ def test_other_videos_and_weights_are_refused_in_one_line(tmp_path):
     with pytest.raises(model_lib.ModelError, match="norm/bias"):
         model_lib.from_weights(weights)
     with pytest.raises(VideoError, match=r"nothing\.mp4: cannot be opened"):
-        vmae_jax.read_video(tmp_path / "nothing.mp4", CONFIG)
+        model.read(tmp_path / "nothing.mp4")
 
 
 def test_views_are_those_of_evaluation(tmp_path):
-    video = vmae_jax.read_video(
-        write_video(tmp_path / "clip.mp4"), CONFIG, clips=2, crops=3, stride=2
-    )
+    model = model_lib.from_weights(random_weights())
+    assert model.views(5, 3) == EvalViews(5, 3, 4, 32, "dense", 4)
+    video = model.read(write_video(tmp_path / "clip.mp4"), clips=2, crops=3)
     assert video.shape == (6, 4, 32, 32, 3)
     assert len(np.unique(video.reshape(6, -1), axis=0)) == 6
+
+
+def test_frames_are_taken_as_in_the_run_s_training():
+    weights = random_weights()
+    trained = Config(data=DataConfig(stride=2), model=weights.model)
+    model = model_lib.from_weights(dataclasses.replace(weights, run=trained))
+    assert model.views().stride == 2
+    assert model.views(stride=3, sampling="sparse") == EvalViews(1, 1, 4, 32, "sparse", 3)
 
 
 def test_importing_the_package_imports_nothing_heavy(tmp_path):

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from tiny_models import CONFIG, checkpoint, random_weights, write_video
 
-import vmae_jax
 from vmae_jax import feature_files, features
 from vmae_jax import model as model_lib
 from vmae_jax.data.videos import open_video
@@ -90,7 +89,7 @@ def test_a_whole_video_is_the_mean_of_its_views(model, tmp_path):
     (file,) = make(tmp_path, [24])
     extract(model, [file], tmp_path / "out", windows(clips=2, crops=3, stride=2))
     (found,) = np.load(tmp_path / "out" / f"{Path(file).stem}.npy")
-    video = vmae_jax.read_video(file, CONFIG, clips=2, crops=3, stride=2)
+    video = model.views(2, 3, stride=2).of_file(open_video(file))
     expected = np.asarray(model.features(model.params, video)).mean(0)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from tiny_models import CONFIG, LABELS, checkpoint, random_weights, write_video
 
-import vmae_jax
 from vmae_jax import model as model_lib
 from vmae_jax import predict, viz
 from vmae_jax.data import inputs
+from vmae_jax.data.videos import open_video
 from vmae_jax.data.views import EvalViews
 
 VIEWS = EvalViews(1, 1, CONFIG.num_frames, CONFIG.image_size, "dense", 4)
@@ -77,7 +77,7 @@ def test_probabilities_are_the_mean_over_the_views(model, tmp_path):
     clip = write_video(tmp_path / "clip.mp4")
     views = EvalViews(2, 3, CONFIG.num_frames, CONFIG.image_size, "dense", 2)
     ((shown, probabilities),) = predict.predict(model, [clip], views)
-    video = vmae_jax.read_video(clip, CONFIG, clips=2, crops=3, stride=2)
+    video = views.of_file(open_video(clip))
     np.testing.assert_array_equal(shown.views, video)
     expected = jax.nn.softmax(model.apply(model.params, video)).mean(0)
     np.testing.assert_allclose(probabilities, expected, atol=1e-6)

@@ -1,6 +1,6 @@
 """VideoMAE V2 in JAX: pre-train, fine-tune and use video masked autoencoders.
 
-In a notebook, `vmae_jax.load` opens a checkpoint and `vmae_jax.read_video` the views of a video.
+In a notebook, `vmae_jax.load` opens a checkpoint of any kind.
 """
 
 import importlib
@@ -8,7 +8,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_FROM_MODEL = ("Model", "load", "read_video")
+_FROM_MODEL = ("Model", "load")
 
 
 def __getattr__(name: str) -> Any:

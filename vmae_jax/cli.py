@@ -37,9 +37,10 @@ def define_flags() -> None:
     )
     flags.DEFINE_enum(
         "sampling",
-        "dense",
-        ("dense", "sparse"),
-        "dense: every stride-th frame; sparse: frames spread over the whole video, as for SSv2.",
+        "",
+        ("", "dense", "sparse"),
+        "dense: every stride-th frame; sparse: frames spread over the whole video, as for SSv2. "
+        "[as in the run's training; dense for other checkpoints]",
     )
     flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16"), "Of the computation.")
     flags.DEFINE_integer("threads", 2, "Videos that are decoded at once.", lower_bound=1)

@@ -292,7 +292,8 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "stride",
         0,
-        "Frames from one to the next of a clip. 0 = 1 in a sliding window, 4 in a whole video.",
+        "Frames from one to the next of a clip. 0 = 1 in a sliding window; in a whole video as in "
+        "the run's training, 4 for other checkpoints.",
         lower_bound=0,
     )
     flags.DEFINE_bool("tokens", False, "Every token [N, D], over (t, h, w), not their mean [D].")
@@ -311,10 +312,10 @@ def windows_of_flags(model: model_lib.Model) -> Windows:
         )
     if given.tokens and several:
         raise FeatureError("--tokens: tokens of several views have no mean; leave --clips, --crops")
-    views = EvalViews(
-        given.clips, given.crops, model.config.num_frames, model.config.image_size,
-        given.sampling, given.stride or (1 if given.every else 4),
-    )  # fmt: skip
+    if given.every:
+        views = model.views(sampling="dense", stride=given.stride or 1)
+    else:
+        views = model.views(given.clips, given.crops, sampling=given.sampling, stride=given.stride)
     return Windows(views, given.every)
 
 

@@ -1,7 +1,7 @@
 """A checkpoint of any kind as functions of videos: what notebooks, predict and features use.
 
 model = load("runs/mine")  # or a .pth or .safetensors file, or a Hugging Face directory
-video = read_video("clip.mp4", model.config)  # uint8 [V, T, S, S, 3]
+video = model.read("clip.mp4")  # uint8 [V, T, S, S, 3]
 logits = model.apply(model.params, video)  # float32 [V, C]
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from vmae_jax import tree
-from vmae_jax.config import ClassifierConfig, ModelConfig
+from vmae_jax.config import ClassifierConfig, DataConfig, ModelConfig
 from vmae_jax.convert import load as weights_lib
 from vmae_jax.convert.load import Weights
 from vmae_jax.data.videos import open_video
@@ -65,6 +65,8 @@ class Model:
     label_names: tuple[str, ...]  # () where unknown
     source: str  # what the checkpoint was, in words
     notes: tuple[str, ...]  # what was left out or assumed while it was read
+    sampling: str  # of a video's frames, as the run that was loaded took them; of a file, dense
+    stride: int  # likewise; of a file, 4
     _graphdef: nnx.GraphDef = dataclasses.field(repr=False)
 
     def __str__(self) -> str:
@@ -113,6 +115,28 @@ class Model:
         """
         return self._compiled(lambda module, patches: module.tokens(patches))
 
+    def views(
+        self, clips: int = 1, crops: int = 1, *, sampling: str = "", stride: int = 0
+    ) -> EvalViews:
+        """The views of a video that evaluation takes; by default its middle.
+
+        Args:
+          sampling, stride: how frames are taken; "" and 0 = as the model's own.
+        """
+        length, size = self.config.num_frames, self.config.image_size
+        sampling, stride = sampling or self.sampling, stride or self.stride
+        return EvalViews(clips, crops, length, size, sampling, stride)
+
+    def read(self, path: str | os.PathLike, clips: int = 1, crops: int = 1) -> np.ndarray:
+        """Those views of a video file, uint8 [clips * crops, T, S, S, 3].
+
+        Average the softmax over several views.
+
+        Raises:
+          VideoError: where it cannot be read.
+        """
+        return self.views(clips, crops).of_file(open_video(path))
+
     def _compiled(self, run: Callable[[Any, jax.Array], jax.Array]) -> Apply:
         def apply(params: Params, video: jax.Array) -> jax.Array:
             shape = (self.config.num_frames, self.config.image_size, self.config.image_size, 3)
@@ -151,9 +175,10 @@ def from_weights(weights: Weights, *, dtype: str = "float32") -> Model:
         params = {"encoder": params["encoder"]}  # the other "norm" and "head" are the decoder's
     graphdef, like = nnx.split(nnx.eval_shape(lambda: _module(weights.kind, config, params)))
     _check_same(_shapes(params), _shapes(nnx.to_pure_dict(like)), weights)
+    data = weights.run.data if weights.run else DataConfig()
     return Model(
         weights.kind, config, jax.device_put(params), weights.label_names, weights.source,
-        weights.notes, graphdef,
+        weights.notes, data.sampling, data.stride, graphdef,
     )  # fmt: skip
 
 
@@ -176,24 +201,3 @@ def _check_same(found: dict[str, tuple], expected: dict[str, tuple], weights: We
             f"{weights.source}: its {weights.kind} differs from this package's in "
             f"{', '.join(wrong[:4])}{', ...' if len(wrong) > 4 else ''}"
         )
-
-
-def read_video(
-    path: str | os.PathLike,
-    config: ModelConfig,
-    *,
-    clips: int = 1,
-    crops: int = 1,
-    sampling: str = "dense",
-    stride: int = 4,
-) -> np.ndarray:
-    """The views of a video file that evaluation takes, uint8 [clips * crops, T, S, S, 3].
-
-    By default the middle of the video and of its frames. Average the softmax over several views.
-
-    Raises:
-      VideoError: where it cannot be read.
-    """
-    length, size = config.num_frames, config.image_size
-    views = EvalViews(clips, crops, length, size, sampling, stride)
-    return views.of_file(open_video(path))

@@ -13,8 +13,9 @@ A clip that cannot be read is reported, and the others still run.
   # as in the papers' tables, which average 5 x 3 views; for a program to read
   python -m vmae_jax.predict --checkpoint=runs/mine --clips=5 --crops=3 --json clips/ > clips.jsonl
 
-By default a video is seen once: 16 frames, every fourth, from its middle, and the square in the
-middle of them. For each clip a picture of the frames that were used is left in --out.
+By default a video is seen once: frames from its middle, as far apart as in the run's training
+(every fourth for other checkpoints), and the square in the middle of them. For each clip a picture
+of the frames that were used is left in --out.
 
 Exit status: 0 every clip was answered, 1 at least one was not, or nothing could start.
 """
@@ -202,7 +203,11 @@ def run(
 def define_flags() -> None:
     cli.define_flags()
     flags.DEFINE_integer(
-        "stride", 4, "Frames from one to the next of a clip (dense sampling).", lower_bound=1
+        "stride",
+        0,
+        "Frames from one to the next of a clip (dense sampling). 0 = as in the run's training; 4 "
+        "for other checkpoints.",
+        lower_bound=0,
     )
     flags.DEFINE_string(
         "labels",
@@ -227,10 +232,7 @@ def main(argv: list[str]) -> None:
         model = cli.load_model()
         names = class_names(given.labels, model)
         print(model, file=sys.stderr if given.json else sys.stdout, flush=True)
-        views = EvalViews(
-            given.clips, given.crops, model.config.num_frames, model.config.image_size,
-            given.sampling, given.stride,
-        )  # fmt: skip
+        views = model.views(given.clips, given.crops, sampling=given.sampling, stride=given.stride)
         failed = run(
             clips, model, names, views, out=given.out, as_json=given.json, threads=given.threads
         )

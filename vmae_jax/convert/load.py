@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from vmae_jax import checkpoint
-from vmae_jax.config import ClassifierConfig, ModelConfig, from_config_dict
+from vmae_jax.config import ClassifierConfig, Config, ModelConfig, from_config_dict
 from vmae_jax.convert import files, layouts, rules
 from vmae_jax.convert.layouts import Layout
 from vmae_jax.convert.rules import ConversionError
@@ -30,6 +30,7 @@ class Weights:
     label_names: tuple[str, ...]  # () where unknown
     source: str  # the layout in words
     notes: tuple[str, ...]  # what was left out or assumed
+    run: Config | None = None  # the recipe, where it is a run of this package
 
     @property
     def num_classes(self) -> int:
@@ -102,7 +103,7 @@ def _from_workdir(path: str) -> Weights:
         params = adapt.fold(params, config.classifier)
     params = jax.tree.map(lambda x: np.asarray(x, np.float32), params)
     names = tuple(meta.get("label_names", ()))
-    return Weights(KINDS[config.task], config.model, params, names, "run of vmae_jax", ())
+    return Weights(KINDS[config.task], config.model, params, names, "run of vmae_jax", (), config)
 
 
 def _like(layout: Layout) -> dict[str, Any]:
