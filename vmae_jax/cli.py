@@ -26,9 +26,11 @@ def define_flags() -> None:
         "A run's workdir, a .pth, .bin or .safetensors file, or a Hugging Face directory.",
         required=True,
     )
-    flags.DEFINE_integer("heads", 0, "Attention heads, where the file does not say. 0 = infer.")
-    flags.DEFINE_integer("num_frames", 0, "Frames of a clip, likewise.")
-    flags.DEFINE_integer("image_size", 0, "Pixels, likewise.")
+    flags.DEFINE_integer(
+        "heads", 0, "Attention heads, where the file does not say. 0 = infer.", lower_bound=0
+    )
+    flags.DEFINE_integer("num_frames", 0, "Frames of a clip, likewise.", lower_bound=0)
+    flags.DEFINE_integer("image_size", 0, "Pixels, likewise.", lower_bound=0)
     flags.DEFINE_integer(
         "clips", 1, "Temporal clips of a video, whose results are averaged.", lower_bound=1
     )

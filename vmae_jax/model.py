@@ -63,7 +63,7 @@ class Model:
     config: ModelConfig
     params: Params
     label_names: tuple[str, ...]  # () where unknown
-    source: str  # what the checkpoint was, in words
+    source: str  # the checkpoint's path, and what it is in words
     notes: tuple[str, ...]  # what was left out or assumed while it was read
     sampling: str  # of a video's frames, as the run that was loaded took them; of a file, dense
     stride: int  # likewise; of a file, 4
@@ -164,7 +164,9 @@ def load(path: str, *, dtype: str = "float32", **overrides: int) -> Model:
       ConversionError, CheckpointError: where it cannot be read.
       ModelError: where it is no plain encoder or classifier.
     """
-    return from_weights(weights_lib.load(path, **overrides), dtype=dtype)
+    weights = weights_lib.load(path, **overrides)
+    named = dataclasses.replace(weights, source=f"{path}: {weights.source}")
+    return from_weights(named, dtype=dtype)
 
 
 def from_weights(weights: Weights, *, dtype: str = "float32") -> Model:

@@ -28,6 +28,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 from etils import epath
@@ -73,7 +74,7 @@ def predict(
     Raises:
       ModelError: where the model has no head.
     """
-    apply = model.apply  # compiled once: all clips have as many views
+    apply = model.apply  # of one view at a time: one shape to compile, and no more memory
 
     def read(clip: str) -> Iterator[Shown]:
         yield show(clip, views)
@@ -81,8 +82,8 @@ def predict(
     for shown in inputs.interleave([read(clip) for clip in clips], threads):
         probabilities = None
         if not shown.error:
-            logits = apply(model.params, shown.views)
-            probabilities = np.asarray(jax.nn.softmax(logits).mean(0))
+            logits = [apply(model.params, view[None]) for view in shown.views]
+            probabilities = np.asarray(jax.nn.softmax(jnp.concatenate(logits)).mean(0))
         yield shown, probabilities
 
 
