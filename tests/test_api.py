@@ -120,12 +120,13 @@ def test_frames_are_taken_as_in_the_run_s_training():
     assert model.views(stride=3, sampling="sparse") == EvalViews(1, 1, 4, 32, "sparse", 3)
 
 
-def test_importing_the_package_imports_nothing_heavy(tmp_path):
+def test_starting_imports_nothing_heavy(tmp_path):
     code = f"""
 import sys, vmae_jax
 assert "load" in dir(vmae_jax)
 assert not {{"jax", "numpy", "flax", "av"}} & set(sys.modules)
 vmae_jax.load({checkpoint(tmp_path)!r})
+import vmae_jax.predict, vmae_jax.features
 assert not {{"torch", "tensorflow", "transformers", "apache_beam", "matplotlib"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
