@@ -9,7 +9,7 @@ and confusion matrix go to the workdir's eval/. Checkpoint and data as in probe_
 
 Hardware: anything that runs the encoder forwards, one pass over both splits; the features of the
 training split (3 kB per video with ViT-B) are held in memory.
-Measured on the synthetic set only: the README's table, by launch/learning.sh.
+Not measured on real videos yet; launch/learning.sh runs it on the synthetic ones.
 
 Sources: 20 neighbours whose votes count exp(cosine / 0.07): Wu et al. (arXiv 1805.01978), as used
 for self-supervised features since.

@@ -9,7 +9,7 @@ random encoder's: the baseline to beat. The data set has labels and the splits t
 python -m vmae_jax.data.build --videos=DIR --labels=folders --split=train:0.9,val:0.1 --out=OUT
 
 Hardware: anything that runs the encoder forwards; gradients and moments are those of the head.
-Measured on the synthetic set only: the README's table, by launch/learning.sh.
+Not measured on real videos yet; launch/learning.sh runs it on the synthetic ones.
 
 Every number here is ours. Nothing regularises but the crops, because a linear layer can hardly
 overfit: no drop path, no mixing, no label smoothing, no weight decay.
