@@ -70,3 +70,24 @@ def test_four_devices_share_a_model(tmp_path):
     assert "pretrain tiny on 4 x cpu" in out.stdout
     assert "is done: step 2 of 2" in out.stdout
     assert (tmp_path / "checkpoints" / "2").is_dir()
+
+
+def test_learning_compares_equals():
+    """Pre-trained and fresh models are given the same recipes, flags and seed."""
+    out = subprocess.run(
+        ["bash", "launch/learning.sh", "--dry-run", "/FOLDER", "7"],
+        cwd=ROOT, env=os.environ | {"PYTHON": "python"}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert out.returncode == 0, out.stderr
+    first, *rest = out.stdout.splitlines()
+    assert "--config=configs/pretrain_synthetic.py --workdir=/FOLDER/pretrain_7" in first
+    pretrained = [line for line in rest if "/pretrained_" in line]
+    random = [line for line in rest if "/random_" in line]
+    assert len(pretrained) == len(random) == 3
+    start = "--config.init_from=/FOLDER/pretrain_7"
+    assert all(start in line and "--config.seed=7" in line for line in pretrained)
+    as_random = [
+        line.replace(start, "--config.init_from=").replace("/pretrained_", "/random_")
+        for line in pretrained
+    ]
+    assert as_random == random

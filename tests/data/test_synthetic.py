@@ -23,7 +23,7 @@ def videos() -> np.ndarray:
             np.stack(
                 [
                     synthetic.render(
-                        name, np.random.default_rng([7, c, i]), size=(64, 48), num_frames=8
+                        name, np.random.default_rng([7, c, i]), size=(128, 96), num_frames=8
                     )
                     for i in range(CLIPS)
                 ]

@@ -1,8 +1,8 @@
 """A small embedded data set: procedural videos whose class lies in the motion alone.
 
-Textured shapes over a textured background that drifts with the camera. Class, colours, sizes,
-speeds, phases and drift are drawn independently, so any single frame is equally likely in every
-class; only what happens between frames tells them apart.
+Bright textured shapes over a dark textured background that drifts with the camera. Class, colours,
+sizes, speeds, phases and drift are drawn independently, so any single frame is equally likely in
+every class; only what happens between frames tells them apart.
 """
 
 import concurrent.futures
@@ -32,7 +32,8 @@ CLASSES = (
     "oscillate_vertically",
 )
 _DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}  # x, y downwards
-_NUM_SHAPES = 4
+_NUM_SHAPES = 12
+_DARK, _BRIGHT = (0, 64), (128, 255)  # of the background and of the shapes
 _ZOOM_SPAN = 2.5  # a zoom runs through this factor, over and over
 
 
@@ -113,8 +114,8 @@ def render(
         raise ValueError(f"class {name!r}: expected one of {', '.join(CLASSES)}")
     width, height = size
     scale = min(size) / 96
-    world = _texture(rng, 2 * height, 2 * width)
-    drift = rng.uniform(-0.4, 0.4, 2) * scale  # pixels per frame
+    world = _texture(rng, 2 * height, 2 * width, _DARK)
+    drift = rng.uniform(-0.1, 0.1, 2) * scale  # pixels per frame
     corner = rng.uniform(0.25, 0.75, 2) * (width, height)
     shapes = [_Shape(name, rng, size, scale) for _ in range(_NUM_SHAPES)]
     frames = []
@@ -135,9 +136,9 @@ class _Shape:
 
     def __init__(self, name: str, rng: np.random.Generator, size: tuple[int, int], scale: float):
         self._size = size
-        self._radius = rng.uniform(10, 18) * scale
+        self._radius = rng.uniform(6, 11) * scale
         side = 2 * int(self._radius) + 1
-        self._texture = _texture(rng, side, side)
+        self._texture = _texture(rng, side, side, _BRIGHT)
         self._mask = _outline(rng, side)
         self._margin = 1.5 * self._radius  # out of sight on every side
         self._span = np.add(size, 2 * self._margin)
@@ -193,15 +194,17 @@ class _Shape:
         return center % self._span - self._margin, angle, _ZOOM_SPAN ** (run - 0.5)
 
 
-def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Random blotches between two random colours, u8[height, width, 3]."""
+def _texture(
+    rng: np.random.Generator, height: int, width: int, brightness: tuple[int, int]
+) -> np.ndarray:
+    """Random blotches between two random colours of some brightness, u8[height, width, 3]."""
     noise = np.zeros((height, width), np.float32)
     for cells, weight in ((4, 1.0), (9, 0.7), (20, 0.4)):
         coarse = rng.random((cells, cells), np.float32)
         noise += weight * cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     low, high = noise.min(), noise.max()
     mix = ((noise - low) / (high - low))[..., None]
-    colors = rng.uniform(0, 255, (2, 3))
+    colors = rng.uniform(*brightness, (2, 3))
     return np.rint(colors[0] * (1 - mix) + colors[1] * mix).astype(np.uint8)
 
 
