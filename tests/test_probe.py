@@ -10,6 +10,8 @@ from fakes import FINETUNE, FakeFinetune, with_settings
 
 from vmae_jax import checkpoint, main, train, tree
 from vmae_jax.config import ProbeConfig
+from vmae_jax.convert.load import load
+from vmae_jax.convert.rules import ConversionError
 from vmae_jax.data import synthetic
 from vmae_jax.tasks import probe
 
@@ -111,6 +113,11 @@ def test_each_kind_runs_and_evaluates(tmp_path, dataset, kind):
     scores = np.load(tmp_path / "eval" / "scores.npz")
     assert scores["probabilities"].shape == (summary["videos"], len(synthetic.CLASSES))
     np.testing.assert_allclose(scores["probabilities"].sum(1), 1, rtol=1e-5)
+    if kind == "linear":  # a classifier like any other
+        assert load(workdir).num_classes == len(synthetic.CLASSES)
+    elif kind == "attentive":
+        with pytest.raises(ConversionError, match="attentive probe, whose head no other"):
+            load(workdir)
 
 
 def test_neighbors_of_themselves_are_found(tmp_path, dataset):

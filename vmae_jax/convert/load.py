@@ -17,8 +17,6 @@ from vmae_jax.convert.rules import ConversionError
 from vmae_jax.convert.sizes import Overrides
 from vmae_jax.models import adapt, classifier, mae
 
-KINDS = {"pretrain": "pretrain", "finetune": "classifier"}  # of a run's task
-
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
@@ -94,16 +92,17 @@ def load(
 def _from_workdir(path: str) -> Weights:
     meta, params = checkpoint.load_params(path)
     config = from_config_dict(meta["config"])
-    if config.task not in KINDS:
+    kind = "pretrain" if config.task == "pretrain" else "classifier"
+    if config.task == "probe" and config.probe.kind == "attentive":
         raise ConversionError(
-            f"{path}: is a run of config.task = {config.task!r}, whose head is no classifier's; "
-            f"give the weights that it started from ({config.init_from or 'none'})"
+            f"{path}: is an attentive probe, whose head no other program knows; give the weights "
+            f"that it started from ({config.init_from or 'none'})"
         )
-    if config.task == "finetune":
+    if kind == "classifier":
         params = adapt.fold(params, config.classifier)
     params = jax.tree.map(lambda x: np.asarray(x, np.float32), params)
     names = tuple(meta.get("label_names", ()))
-    return Weights(KINDS[config.task], config.model, params, names, "run of vmae_jax", (), config)
+    return Weights(kind, config.model, params, names, "run of vmae_jax", (), config)
 
 
 def _like(layout: Layout) -> dict[str, Any]:
