@@ -9,8 +9,8 @@ Hardware: two CPU cores, some minutes. Expect the loss to fall below 0.03 within
 slowly on to about 0.02, while the model learns where what it sees will be next.
 
 Every number here is ours:
-  an 8x8 grid of patches, each 8 frames deep: the motion of what a patch shows is part of its pixels,
-    so guessing a hidden patch means guessing motion
+  an 8x8 grid of patches, each 8 frames deep: the motion of what a patch shows is part of its
+    pixels, so guessing a hidden patch means guessing motion
   random masks: most hidden patches have neighbours that are seen, whose contents move in or out
   plain pixels: normalised patches have no mean colour, the guess of which is where attention begins
   a decoder of one block; learning rate 3e-3 at 32 clips per step
@@ -28,5 +28,5 @@ def get_config(arg: str = ""):
     config.data.update(dataset="synthetic", batch_size=16, views=2, stride=1, threads=2)
     # Per 256 videos, so 16 videos per step learn at 3e-3.
     config.optim.update(base_lr=0.048, min_lr=4.8e-4, warmup_steps=50, clip_norm=1.0)
-    config.train.update(steps=2000, log_every=50, checkpoint_every=500, picture_every=500)
+    config.train.update(steps=1500, log_every=50, checkpoint_every=500, picture_every=500)
     return config_lib.recipe(config, arg)

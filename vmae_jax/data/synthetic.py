@@ -136,7 +136,7 @@ class _Shape:
 
     def __init__(self, name: str, rng: np.random.Generator, size: tuple[int, int], scale: float):
         self._size = size
-        self._radius = rng.uniform(6, 11) * scale
+        self._radius = rng.uniform(7, 13) * scale
         side = 2 * int(self._radius) + 1
         self._texture = _texture(rng, side, side, _BRIGHT)
         self._mask = _outline(rng, side)
@@ -209,11 +209,12 @@ def _texture(
 
 
 def _outline(rng: np.random.Generator, side: int) -> np.ndarray:
-    """Mask of a rounded, irregular polygon with 3 to 6 corners, f32[side, side] in 0..1."""
+    """Mask of a rounded, long polygon with 3 to 6 corners, f32[side, side] in 0..1."""
     corners = rng.integers(3, 7)
     angles = 2 * np.pi * (np.arange(corners) + rng.uniform(-0.2, 0.2, corners)) / corners
     half = (side - 1) / 2
-    points = half + half * 0.95 * np.stack([np.cos(angles), np.sin(angles)], -1)
+    points = np.stack([np.cos(angles), rng.uniform(0.3, 0.6) * np.sin(angles)], -1)
+    points = half + half * 0.95 * points
     mask = np.zeros((side, side), np.float32)
     cv2.fillPoly(mask, [np.rint(points).astype(np.int32)], 1.0)
     return cv2.GaussianBlur(mask, (3, 3), 0)
