@@ -28,5 +28,5 @@ def get_config(arg: str = ""):
     config.data.update(dataset="synthetic", batch_size=16, views=2, stride=1, threads=2)
     # Per 256 videos, so 16 videos per step learn at 3e-3.
     config.optim.update(base_lr=0.048, min_lr=4.8e-4, warmup_steps=50, clip_norm=1.0)
-    config.train.update(steps=1500, log_every=50, checkpoint_every=500, picture_every=500)
+    config.train.update(steps=2000, log_every=50, checkpoint_every=500, picture_every=500)
     return config_lib.recipe(config, arg)

@@ -136,7 +136,7 @@ class _Shape:
 
     def __init__(self, name: str, rng: np.random.Generator, size: tuple[int, int], scale: float):
         self._size = size
-        self._radius = rng.uniform(7, 13) * scale
+        self._radius = rng.uniform(6, 11) * scale
         side = 2 * int(self._radius) + 1
         self._texture = _texture(rng, side, side, _BRIGHT)
         self._mask = _outline(rng, side)
@@ -148,11 +148,12 @@ class _Shape:
         self._motion, _, self._way = name.partition("_")
         self._speed = {
             "move": rng.uniform(1.2, 2.4) * scale,  # pixels per frame
-            "rotate": rng.uniform(5, 9),  # degrees per frame
+            "rotate": rng.uniform(8, 14),  # degrees per frame
             "zoom": rng.uniform(1 / 32, 1 / 20),  # runs per frame
             "oscillate": rng.uniform(1 / 20, 1 / 12),  # swings per frame
         }[self._motion]
         self._reach = rng.uniform(8, 14) * scale  # of an oscillation, pixels
+        self._arm = rng.uniform(0.6, 1.2) * self._radius  # from a rotation's pivot, pixels
 
     def draw(self, frame: np.ndarray, t: int) -> None:
         """Blends the shape into the frame at time `t` (frames)."""
@@ -184,6 +185,8 @@ class _Shape:
             center = center + t * self._speed * np.array(_DIRECTIONS[self._way])
         elif self._motion == "rotate":
             angle += t * self._speed * (-1 if self._way == "clockwise" else 1)
+            turned = np.deg2rad(angle)
+            center = center + self._arm * np.array((np.cos(turned), -np.sin(turned)))
         elif self._motion == "zoom":
             run = (self._phase + t * self._speed * (1 if self._way == "in" else -1)) % 1
         else:
@@ -209,12 +212,11 @@ def _texture(
 
 
 def _outline(rng: np.random.Generator, side: int) -> np.ndarray:
-    """Mask of a rounded, long polygon with 3 to 6 corners, f32[side, side] in 0..1."""
+    """Mask of a rounded, irregular polygon with 3 to 6 corners, f32[side, side] in 0..1."""
     corners = rng.integers(3, 7)
     angles = 2 * np.pi * (np.arange(corners) + rng.uniform(-0.2, 0.2, corners)) / corners
     half = (side - 1) / 2
-    points = np.stack([np.cos(angles), rng.uniform(0.3, 0.6) * np.sin(angles)], -1)
-    points = half + half * 0.95 * points
+    points = half + half * 0.95 * np.stack([np.cos(angles), np.sin(angles)], -1)
     mask = np.zeros((side, side), np.float32)
     cv2.fillPoly(mask, [np.rint(points).astype(np.int32)], 1.0)
     return cv2.GaussianBlur(mask, (3, 3), 0)
