@@ -18,7 +18,7 @@ Sources, by setting:
     run
   layer decay 0.75, weight decay 0.05, drop path 0.1, head dropout 0: the same
   AdamW (0.9, 0.999), cosine to 1e-6 per 256 videos, RandAugment, random erasing, mixup and
-    cutmix, label smoothing: the same for all runs
+    cutmix (within what was one GPU's batch), label smoothing: the same for all runs
   test: 5 x 3 views: the same
 """
 
@@ -33,7 +33,7 @@ def get_config(arg: str = ""):
     config.classifier.update(num_classes=710, drop_path=0.1, head_dropout=0.0, init_scale=0.001)
     config.data.update(dataset="data/k710", batch_size=512, views=2, threads=16)
     config.data.update(sampling="dense", stride=4)
-    config.augment.flip = 0.5
+    config.augment.update(flip=0.5, mix_group=32)
     config.optim.update(base_lr=7e-4, min_lr=1e-6, warmup_epochs=5.0, layer_decay=0.75)
     config.optim.update(b1=0.9, b2=0.999, weight_decay=0.05)
     config.eval.update(split="val", clips=5, crops=3, batch_size=64, every=5000)

@@ -19,7 +19,7 @@ Sources, by setting:
     run
   layer decay 0.9, weight decay 0.1, drop path 0.2, head dropout 0: the same
   AdamW (0.9, 0.999), cosine to 1e-6 per 256 videos, RandAugment, random erasing, mixup and
-    cutmix, label smoothing: the same for all runs
+    cutmix (within what was one GPU's batch), label smoothing: the same for all runs
   test: 5 x 3 views: the same
 """
 
@@ -35,7 +35,7 @@ def get_config(arg: str = ""):
     config.classifier.update(num_classes=400, drop_path=0.2, head_dropout=0.0, init_scale=0.001)
     config.data.update(dataset="data/k400", batch_size=192, views=2, threads=16)
     config.data.update(sampling="dense", stride=4)
-    config.augment.flip = 0.5
+    config.augment.update(flip=0.5, mix_group=6)
     config.optim.update(base_lr=1e-3, min_lr=1e-6, warmup_epochs=5.0, layer_decay=0.9)
     config.optim.update(b1=0.9, b2=0.999, weight_decay=0.1)
     config.mesh.update(data=-1, fsdp=8, tensor=1)

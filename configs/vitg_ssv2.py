@@ -19,8 +19,8 @@ Sources, by setting:
     this run
   layer decay 0.9, weight decay 0.05, drop path 0.25, head dropout 0: the same
   AdamW (0.9, 0.999), cosine to 1e-6 per 256 videos, RandAugment, random erasing, mixup and
-    cutmix, label smoothing: the same for all runs; no flip, because left and right tell classes
-    apart
+    cutmix (within what was one GPU's batch), label smoothing: the same for all runs; no flip,
+    because left and right tell classes apart
   test: 2 x 3 views: the same
 """
 
@@ -36,7 +36,7 @@ def get_config(arg: str = ""):
     config.classifier.update(num_classes=174, drop_path=0.25, head_dropout=0.0, init_scale=0.001)
     config.data.update(dataset="data/ssv2", batch_size=96, views=2, threads=16)
     config.data.update(sampling="sparse")
-    config.augment.flip = 0.0
+    config.augment.update(flip=0.0, mix_group=6)
     config.optim.update(base_lr=3e-4, min_lr=1e-6, warmup_epochs=5.0, layer_decay=0.9)
     config.optim.update(b1=0.9, b2=0.999, weight_decay=0.05)
     config.mesh.update(data=-1, fsdp=8, tensor=1)

@@ -1,4 +1,7 @@
-"""One process of an evaluation: python evaluate_on_host.py DATASET OUT PORT RANK COUNT"""
+"""One process of an evaluation: python evaluate_on_host.py DATASET OUT PORT RANK COUNT ORDER
+
+ORDER "torus" walks through the devices as a TPU's mesh may: no process has neighbouring rows.
+"""
 
 import sys
 
@@ -10,7 +13,7 @@ from vmae_jax import sharding
 from vmae_jax.config import MeshConfig
 from vmae_jax.tasks.finetune import Finetune
 
-dataset, out, port, rank, count = sys.argv[1:]
+dataset, out, port, rank, count, order = sys.argv[1:]
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(f"localhost:{port}", int(count), int(rank))
 
@@ -20,7 +23,10 @@ config = with_settings(
     eval={"split": "train", "clips": 2, "crops": 2, "batch_size": 3},
 )
 task = Finetune.from_data(config)
-mesh = sharding.make_mesh(MeshConfig())
+devices = jax.devices()
+if order == "torus":
+    devices = devices[::2] + devices[1::2]
+mesh = sharding.make_mesh(MeshConfig(), devices)
 assert mesh.size == 2 * int(count)
 params = task.init(jax.random.key(0))
 params["head"]["kernel"] *= 1e4

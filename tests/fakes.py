@@ -72,7 +72,7 @@ class FakeDataTask(Pretrain):
 
     fingerprint = "fake"
 
-    def data(self, start: int, process: int, processes: int) -> FakeStream:
+    def data(self, start=0, places=None) -> FakeStream:
         return FakeStream(self.config, start, self.fingerprint)
 
 
@@ -82,7 +82,7 @@ class FakeFinetune(Finetune):
     def __init__(self, config: Config):
         super().__init__(config, tuple("abc"))
 
-    def data(self, start: int, process: int, processes: int) -> FakeStream:
+    def data(self, start=0, places=None) -> FakeStream:
         class Labelled(FakeStream):
             def __next__(self) -> dict[str, np.ndarray]:
                 batch = super().__next__()

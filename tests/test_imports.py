@@ -36,7 +36,7 @@ FLOORS = (
         "data.hdr",
     ),
     ("sharding", "metrics", "viz", "feature_files"),
-    ("tree", "config"),
+    ("tree", "config", "hosts", "hlo"),
 )
 FLOOR_OF = {name: -i for i, names in enumerate(FLOORS) for name in names}
 

@@ -155,8 +155,8 @@ def test_resumed_equals_uninterrupted(tmp_path):
     run(config, tmp_path / "whole")
 
     class Failing(FakeDataTask):
-        def data(self, start, process, processes):
-            stream = super().data(start, process, processes)
+        def data(self, start=0, places=None):
+            stream = super().data(start, places)
             fetch = stream.__class__.__next__
 
             class Broken(FakeStream):

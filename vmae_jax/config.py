@@ -225,8 +225,9 @@ class AugmentConfig:
     erase: float = 0.25  # probability of a box of noise, the same box in all frames
     mixup: float = 0.8  # both parameters of the Beta distribution
     cutmix: float = 1.0
-    mix_probability: float = 1.0  # of either, for a batch
-    cutmix_share: float = 0.5  # of the mixed batches, where both are on
+    mix_probability: float = 1.0  # of either, for a group
+    cutmix_share: float = 0.5  # of the mixed groups, where both are on
+    mix_group: int = 0  # clips that share a draw and mix among themselves; 0 = the whole batch
 
     def __post_init__(self):
         _check(
@@ -239,12 +240,12 @@ class AugmentConfig:
             found = getattr(self, key)
             _check(0 <= found <= 1, f"augment.{key}", found, "a probability in [0, 1]")
         _check(0 < self.min_area <= 1, "augment.min_area", self.min_area, "a share in (0, 1]")
-        for key in ("mixup", "cutmix"):
+        for key in ("mixup", "cutmix", "mix_group"):
             _check(getattr(self, key) >= 0, f"augment.{key}", getattr(self, key), "0 or more")
 
 
 RANDAUGMENT = (
-    r"rand-m(?P<magnitude>\d+)-n(?P<layers>\d+)(-mstd(?P<std>[\d.]+))?(-inc(?P<inc>[01]))?"
+    r"rand-m(?P<magnitude>\d+)-n(?P<layers>\d+)(-mstd(?P<std>\d+(\.\d+)?))?(-inc(?P<inc>[01]))?"
 )
 
 
@@ -395,6 +396,8 @@ class Config:
         )
         if self.task == "pretrain":
             self._check_pretraining()
+        else:
+            self._check_classifier()
         depth = self.model.encoder.depth
         _check(
             self.classifier.train_blocks <= depth,
@@ -402,6 +405,19 @@ class Config:
             self.classifier.train_blocks,
             f"-1 to {depth}, the blocks of {self.model.variant}",
         )
+
+    def _check_classifier(self) -> None:
+        clips = self.data.batch_size * self.data.views // self.optim.accumulate
+        group = self.augment.mix_group
+        _check(
+            group == 0 or clips % group == 0, "augment.mix_group", group,
+            f"0 or a divisor of data.batch_size * data.views / optim.accumulate = {clips}",
+        )  # fmt: skip
+        tests = self.mode == "eval" or (self.task == "probe" and self.probe.kind == "knn")
+        _check(
+            bool(self.eval.split) or not tests, "eval.split", self.eval.split,
+            "the split to test on",
+        )  # fmt: skip
 
     def _check_pretraining(self) -> None:
         _check(self.mode == "train", "mode", self.mode, "'train' with task = 'pretrain'")
@@ -441,6 +457,7 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.data.update(dataset="synthetic", batch_size=8, views=2, threads=2, workers=0)
     config.init_from = ""
     config.classifier.update(num_classes=0, label_map="", train_blocks=-1)
+    config.augment.mix_group = 0
     config.eval.update(clips=2, crops=1, batch_size=4)
     config.optim.warmup_steps = 1
     config.train.update(steps=6, log_every=2, checkpoint_every=3, picture_every=0)

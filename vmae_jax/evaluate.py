@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -160,43 +160,47 @@ class Scorer:
         settings = dataclasses.replace(self._config.eval, batch_size=size)
         stream = evaluation.open_eval(
             dataclasses.replace(self._config, eval=settings),
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            places=sharding.rows_of_process(mesh, size),
             views=views,
         )
         renumber = class_numbers(stream.label_names, self._label_names)
         run, rows = self._on(mesh), []
         with stream:
             for batch in stream:
-                local = sharding.shard_batch({"video": batch["video"]}, mesh)
-                rows.append((batch["record"], batch["label"], run(params, local["video"])))
+                # All three are split alike, so that a row is one video in each of them.
+                whole = sharding.shard_batch(batch, mesh, size)
+                rows.append((whole["record"], whole["label"], run(params, whole["video"])))
                 if len(rows) > 2:  # the host stays at most two batches ahead of the device
                     rows[-3][2].block_until_ready()
-            gathered = [tuple(map(_everywhere, row, (False, False, True))) for row in rows]
+            gathered = [tuple(map(_everywhere, row)) for row in rows]
             records, labels, scores = map(np.concatenate, zip(*gathered, strict=True))
             kept = np.flatnonzero(records >= 0)
             kept = kept[np.argsort(records[kept], kind="stable")]
-            failed = {stream.id(r): why for r, why in stream.bad_records.items()}
-            _check_once(records[kept], stream.num_videos, len(failed))
+            bad = stream.bad_records
+            left_out = _left_out(records[kept], stream.num_videos, bad)
+            failed = {stream.id(r): bad.get(r, "another process says why") for r in left_out}
             ids = tuple(stream.id(int(r)) for r in records[kept])
         return Scores(ids, renumber[labels[kept]], scores[kept], self._label_names, failed)
 
 
-def _everywhere(local: Any, is_global: bool) -> np.ndarray:
+def _everywhere(rows: jax.Array) -> np.ndarray:
     """The rows of all processes, on each of them."""
     if jax.process_count() == 1:
-        return np.asarray(local)
-    return np.asarray(multihost_utils.process_allgather(local, tiled=True))
+        return np.asarray(rows)
+    return np.asarray(multihost_utils.process_allgather(rows, tiled=True))
 
 
-def _check_once(records: np.ndarray, videos: int, failed: int) -> None:
-    """Raises unless every video of the split was scored once, or failed on one of the processes."""
-    failed = int(_everywhere(np.array([failed]), False).sum())
-    if len(np.unique(records)) != len(records) or len(records) + failed != videos:
+def _left_out(records: np.ndarray, videos: int, bad: Container[int]) -> list[int]:
+    """The records that were not scored; raises unless all others were, once."""
+    times = np.bincount(records, minlength=videos)
+    left_out = np.flatnonzero(times == 0).tolist()
+    lost = [r for r in left_out if r not in bad] if jax.process_count() == 1 else []
+    if len(times) > videos or times.max(initial=0) > 1 or lost:
         raise RuntimeError(
-            f"{len(records)} scores of {len(np.unique(records))} videos and {failed} failures: "
-            f"expected {videos} videos, each once"
+            f"{len(records)} scores of {np.count_nonzero(times)} of {videos} videos, {len(lost)} "
+            "lost: expected each video once, or a reason why not"
         )
+    return left_out
 
 
 def class_numbers(data_names: Sequence[str], model_names: Sequence[str]) -> np.ndarray:

@@ -187,7 +187,7 @@ def _extractor(model: model_lib.Model, mesh: Mesh, tokens: bool) -> Callable[[An
     params = jax.device_put(model.params, sharding.replicated(mesh))
 
     def extract(videos: np.ndarray) -> jax.Array:
-        return of_batch(params, sharding.shard_batch({"video": videos}, mesh)["video"])
+        return of_batch(params, sharding.shard_batch({"video": videos}, mesh, len(videos))["video"])
 
     return extract
 

@@ -31,6 +31,16 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run's checkpoints, metrics and pictures [runs/<recipe's name>]."
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0 of several [JAX_COORDINATOR_ADDRESS; TPU pods and "
+    "SLURM are recognised]."
+)  # fmt: skip
+_PROCESSES = flags.DEFINE_integer(
+    "processes", None, "Processes of the job [JAX_NUM_PROCESSES].", lower_bound=1
+)
+_PROCESS = flags.DEFINE_integer(
+    "process", None, "Number of this one, from 0 [JAX_PROCESS_ID].", lower_bound=0
+)
 
 
 def default_workdir(config_flag: str) -> str:
@@ -85,12 +95,6 @@ def speak_plainly() -> None:
     logging.getLogger("vmae_jax").setLevel(logging.INFO)
 
 
-def is_cluster() -> bool:
-    """Whether the environment says that several processes form one job."""
-    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "")
-    return bool(os.environ.get("JAX_COORDINATOR_ADDRESS")) or "," in hosts
-
-
 def summary(result, task: str, workdir: str, command: str) -> str:
     """The last words of a run: where everything is, and what to type next."""
     if result.signal:
@@ -134,17 +138,21 @@ def main(argv: list[str]) -> None:
 
     import jax
 
-    from vmae_jax import train
+    from vmae_jax import hosts, train
 
-    if is_cluster():
-        jax.distributed.initialize()
-    devices = jax.devices()
-    print(
-        f"{config.task} {config.model.variant} on {len(devices)} x {devices[0].device_kind}, "
-        f"workdir {workdir}",
-        flush=True,
-    )
-    config = with_dataset(config, workdir)
+    if _COORDINATOR.value or hosts.is_cluster():
+        hosts.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    if jax.process_index() == 0:
+        devices = jax.devices()
+        together = f" of {jax.process_count()} processes" if hosts.several() else ""
+        print(
+            f"{config.task} {config.model.variant} on {len(devices)} x {devices[0].device_kind}"
+            f"{together}, workdir {workdir}",
+            flush=True,
+        )
+    else:  # one process speaks for all; warnings and errors are everybody's own
+        log.setLevel(logging.WARNING)
+    config = hosts.first_alone(lambda: with_dataset(config, workdir))
     if config.mode == "train" and not is_knn(config):
         result = train.train(make_task(config), workdir)
         command = "python -m vmae_jax.main " + shlex.join(sys.argv[1:])
@@ -206,16 +214,20 @@ def cli() -> None:
         config_lib.ConfigError, DatasetError, ShardError, RecordError, TooManyBadRecords,
         CheckpointError, ConversionError, DivergedError, BuildError, OSError,
     )  # fmt: skip
+    from vmae_jax import hosts
+
     try:
         app.run(main, flags_parser=parse_flags)
     except known as error:
-        print(f"\nerror: {error}", file=sys.stderr)
-        sys.exit(1)
+        hosts.fail(str(error))
     except ImportError as error:
         if "gcsfs" not in str(error):
             raise
-        print(f"\nerror: {error}; gs:// needs pip install -e '.[gcs]'", file=sys.stderr)
-        sys.exit(1)
+        hosts.fail(f"{error}; gs:// needs pip install -e '.[gcs]'")
+    except Exception as error:
+        if message := hosts.lost_peer(error):
+            hosts.fail(message)
+        hosts.crash(error)
 
 
 if __name__ == "__main__":

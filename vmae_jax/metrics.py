@@ -58,8 +58,7 @@ class Meter:
     def __init__(self, config: Config, clips: int, flops_per_clip: float):
         self._limit, self._clips = config.train.max_skipped, clips
         peak = peak_flops(jax.devices()[0])
-        # Forward and backward: three times the forward's products.
-        self._flops = 3 * flops_per_clip / (peak * jax.device_count()) if peak else None
+        self._flops = flops_per_clip / (peak * jax.device_count()) if peak else None
         self._pending: deque[tuple[int, dict[str, jax.Array]]] = deque()
         self._in_a_row, self.skipped = 0, 0
         self.restart()

@@ -1,10 +1,12 @@
 """One mesh and one rule: where every array lives, from its path and shape alone."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -24,11 +26,14 @@ TENSOR_AXIS = {
 }
 
 
-def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh over all devices (or those given), with the axes data, fsdp and tensor.
 
+    Several slices are put along `data`: between them only gradients travel, once per step.
+
     Raises:
-      ConfigError: if the axes do not multiply to the number of devices.
+      ConfigError: if the axes do not multiply to the number of devices, or slices do not divide
+        `data`.
     """
     devices = jax.devices() if devices is None else devices
     model = config.fsdp * config.tensor
@@ -39,9 +44,24 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
             f"does not fit {len(devices)} devices; their product must be that number "
             "(data = -1 takes what the others leave)"
         )
-    shape = (data, config.fsdp, config.tensor)
-    # jax.make_mesh defaults to explicit axes, which refuse contractions over sharded dimensions.
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    slices = len({getattr(device, "slice_index", None) for device in devices})
+    if data % slices:
+        raise ConfigError(
+            f"config.mesh.data = {data}: expected a multiple of the {slices} slices; lower "
+            "mesh.fsdp or mesh.tensor"
+        )
+    # jax.make_mesh refuses several slices, and to split a torus's axis on most chips.
+    place = functools.partial(
+        mesh_utils.create_hybrid_device_mesh if slices > 1 else mesh_utils.create_device_mesh,
+        devices=devices,
+        allow_split_physical_axes=True,
+    )
+    if slices > 1:
+        grid = place((data // slices, config.fsdp, config.tensor), (slices, 1, 1))
+    else:
+        grid = place((data, config.fsdp, config.tensor))
+    # Explicit axes, the default, refuse contractions over sharded dimensions.
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def partition_spec(path: str, shape: tuple[int, ...], axis_sizes: Mapping[str, int]) -> P:
@@ -92,7 +112,43 @@ def check_batch(name: str, size: int, mesh: Mesh) -> None:
         )
 
 
-def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's rows of a global batch -> arrays split over data x fsdp."""
-    sharding = NamedSharding(mesh, BATCH)
-    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+@functools.lru_cache
+def rows_of_process(mesh: Mesh, size: int) -> tuple[int, ...]:
+    """The rows of a batch of `size` that this process's devices hold, ascending.
+
+    TPU meshes follow the torus, so a process's rows need not be neighbours; and processes that
+    share a model (tensor) have the same rows.
+    """
+    parts = NamedSharding(mesh, BATCH).addressable_devices_indices_map((size,)).values()
+    return tuple(sorted({row for (part,) in parts for row in range(size)[part]}))
+
+
+def places_of_process(name: str, videos: int, views: int, mesh: Mesh) -> tuple[int, ...]:
+    """The videos of a batch, with `views` neighbouring rows each, that this process has to read.
+
+    Raises:
+      ConfigError: where a video's views would belong to several processes.
+    """
+    rows = rows_of_process(mesh, videos * views)
+    places = tuple(sorted({row // views for row in rows}))
+    if len(places) * views != len(rows):
+        raise ConfigError(
+            f"config.{name} = {videos}: on this mesh the {views} views of a video would belong to "
+            f"several processes; take a multiple of {mesh.shape['data'] * mesh.shape['fsdp']}"
+        )
+    return places
+
+
+def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, size: int) -> dict[str, jax.Array]:
+    """The rows of this process (see `rows_of_process`) of a batch of `size` -> arrays over it."""
+    rows, sharding = rows_of_process(mesh, size), NamedSharding(mesh, BATCH)
+
+    def array(local: np.ndarray) -> jax.Array:
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            held = range(size)[index[0]]
+            first = rows.index(held.start)
+            return local[first : first + len(held)]
+
+        return jax.make_array_from_callback((size, *local.shape[1:]), sharding, part)
+
+    return {name: array(local) for name, local in batch.items()}

@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -21,7 +21,7 @@ from clu import parameter_overview
 from etils import epath
 from jax.sharding import Mesh, NamedSharding
 
-from vmae_jax import checkpoint, metrics, optim, sharding, tree
+from vmae_jax import checkpoint, hosts, metrics, optim, sharding, tree
 from vmae_jax.config import Config, ConfigError, differences, to_dict
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Task(Protocol):
 
     config: Config  # complete: with what only the data could tell
     inputs: tuple[str, ...]  # the entries of a batch that go to the device
-    flops_per_clip: float  # of the forward pass
+    flops_per_clip: float  # of a training step, without what is computed twice to save memory
     report_every: int  # steps; 0 = only after the last
     meta: Mapping[str, Any]  # what a checkpoint has to say besides the config
 
@@ -63,7 +63,8 @@ class Task(Protocol):
     def loss_fn(self, params: Any, batch: dict, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Mean loss, and the weight of that mean when micro-batches are put together."""
 
-    def data(self, start: int, process: int, processes: int) -> Stream: ...
+    def data(self, start: int, places: Sequence[int]) -> Stream:
+        """Batches from video `start` on, of this process's places in each global batch."""
 
     def is_frozen(self, path: str) -> bool:
         """Whether the parameter at a '/'-joined path keeps its value."""
@@ -90,10 +91,19 @@ class Result:
 
 
 class Preemption:
-    """Notes SIGTERM and SIGINT, so that the loop can save before it exits."""
+    """Notes SIGTERM and SIGINT, so that the loop can save before it exits.
+
+    Of several processes, all have to save the same step: there JAX watches for SIGTERM.
+    """
 
     def __init__(self):
         self.signal = 0  # none yet
+
+    def stops(self, step: int) -> bool:
+        """Whether the run ends before `step`, the same on all processes."""
+        if hosts.several():
+            self.signal = self.signal or hosts.stop_agreed(step)
+        return bool(self.signal)
 
     @contextlib.contextmanager
     def watch(self) -> Iterator["Preemption"]:
@@ -103,7 +113,8 @@ class Preemption:
             self.signal = number
             log.warning("%s: saving after this step", signal.Signals(number).name)
 
-        old = {n: signal.signal(n, note) for n in (signal.SIGTERM, signal.SIGINT)}
+        watched = () if hosts.several() else (signal.SIGTERM, signal.SIGINT)
+        old = {n: signal.signal(n, note) for n in watched}
         try:
             yield self
         finally:
@@ -243,11 +254,13 @@ def train(task: Task, workdir: str) -> Result:
         stack.callback(checkpoints.close)
         start = checkpoints.latest()
         meta = checkpoints.meta(start) if start is not None else {"examples": 0}
-        stream = task.data(meta["examples"], jax.process_index(), jax.process_count())
-        stack.callback(stream.close)
         mesh = sharding.make_mesh(config.mesh)
-        clips = config.data.batch_size * config.data.views // config.optim.accumulate
+        videos, views = config.data.batch_size, config.data.views
+        clips = videos * views // config.optim.accumulate
         sharding.check_batch("data.batch_size * data.views / optim.accumulate", clips, mesh)
+        places = sharding.places_of_process("data.batch_size", videos, views, mesh)
+        stream = task.data(meta["examples"], places)
+        stack.callback(stream.close)
         steps = total_steps(config, stream.num_videos)
         if start is not None:
             check_resume(config, meta, stream.fingerprint, checkpoints.path(start))
@@ -339,7 +352,8 @@ class Run:
 
     def next_batch(self) -> dict[str, jax.Array]:
         batch = next(self.stream)
-        return sharding.shard_batch({k: batch[k] for k in self.task.inputs}, self.mesh)
+        clips = self.config.data.batch_size * self.config.data.views
+        return sharding.shard_batch({k: batch[k] for k in self.task.inputs}, self.mesh, clips)
 
     def report(self, step: int, state: Any, writer: metrics.MetricWriter) -> tuple[str, ...]:
         params = whole(state, state.get("ema_params", state["params"]))
@@ -377,7 +391,7 @@ class Run:
         meter = metrics.Meter(self.config, clips, self.task.flops_per_clip)
         batch = self.next_batch()
         step = start
-        while step < steps and not preemption.signal:
+        while step < steps and not preemption.stops(step):
             with jax.transfer_guard("disallow"):  # a hidden transfer would stall every step
                 state, step_metrics = step_fn(state, batch)
             step += 1
@@ -400,7 +414,12 @@ class Run:
             # them and never make up for what is missing.
             with meter.pause():
                 if every(step, self.task.report_every, steps) and not failure:
-                    paths = self.report(step, state, writer)
+                    try:
+                        paths = self.report(step, state, writer)
+                    except Exception as error:
+                        failure = error
+                if failure and hosts.several():  # the others save nothing here, or fail as well
+                    raise failure
                 if failure or every(step, config.checkpoint_every, steps):
                     writer.flush()
                     self.save(step, state)
@@ -411,7 +430,7 @@ class Run:
             self.save(step, state)
         self.checkpoints.wait()
         path = self.checkpoints.path(self.checkpoints.latest())
-        return Result(step, steps, path, paths, signal=preemption.signal if step < steps else 0)
+        return Result(step, steps, path, paths, signal=preemption.signal)
 
 
 def _write_overview(workdir: epath.Path, params: Any) -> None:

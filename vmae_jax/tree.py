@@ -13,6 +13,11 @@ def path_name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def paths(tree: Tree) -> list[str]:
+    """The '/'-joined path of every leaf."""
+    return [path_name(path) for path, _ in jax.tree.leaves_with_path(tree)]
+
+
 def partition(tree: Tree, is_frozen: Callable[[str], bool]) -> tuple[dict, dict]:
     """Nested dict -> what is trained, what is frozen; `join` is the inverse."""
     parts: tuple[dict, dict] = ({}, {})

@@ -78,6 +78,20 @@ def test_one_draw_chooses_mixup_or_cutmix_for_the_batch(video):
     assert cut / 200 == pytest.approx(0.3, abs=0.1)
 
 
+def test_groups_mix_among_themselves_and_draw_for_themselves(video):
+    mix = jax.jit(lambda key: mixing.mix(key, video, TARGETS, AugmentConfig(cutmix=0, mix_group=2)))
+    partner = video.reshape(-1, 2, *video.shape[1:])[:, ::-1].reshape(video.shape)
+    differ = 0
+    for seed in range(10):
+        mixed, targets = mix(jax.random.key(seed))
+        kept = [(mixed - partner)[i].mean() / (video - partner)[i].mean() for i in (0, 2, 4)]
+        expected = np.repeat(kept, 2)[:, None, None, None, None]
+        np.testing.assert_allclose(mixed, expected * video + (1 - expected) * partner, atol=1e-4)
+        differ += abs(kept[0] - kept[1]) > 0.01
+        np.testing.assert_allclose(targets.sum(-1), TARGETS.sum(-1), rtol=1e-6)
+    assert differ > 5
+
+
 @pytest.mark.parametrize("config", [
     AugmentConfig(mix_probability=0.0), AugmentConfig(mixup=0.0, cutmix=0.0),
 ])  # fmt: skip

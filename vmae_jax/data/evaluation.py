@@ -12,7 +12,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from vmae_jax.config import Config, ConfigError
+from vmae_jax.config import Config
 from vmae_jax.data import clips
 from vmae_jax.data.pipeline import (
     NO_LABEL,
@@ -58,7 +58,7 @@ def _collate(elements: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "video": np.stack([e["video"] for e in elements]),
         "label": np.array([e["label"] for e in elements], np.int32),
-        "record": np.array([e["record"] for e in elements], np.int64),
+        "record": np.array([e["record"] for e in elements], np.int32),
         "ids": [e["id"] for e in elements],
         "failures": [failure for e in elements for failure in e["failures"]],
     }
@@ -69,7 +69,7 @@ class EvalStream(Iterator[dict[str, np.ndarray]]):
 
       video   u8[b, V, T, S, S, 3]
       label   i32[b], -1 where there is no record
-      record  i64[b], number of the record in the split; -1 = padding, or it could not be read
+      record  i32[b], number of the record in the split; -1 = padding, or it could not be read
 
     All processes have the same number of batches. `bad_records` maps the records of this process
     that could not be read so far to the reason.
@@ -124,8 +124,7 @@ class EvalStream(Iterator[dict[str, np.ndarray]]):
 def open_eval(
     config: Config,
     *,
-    process_index: int = 0,
-    process_count: int = 1,
+    places: Sequence[int] | None = None,
     views: str = "test",
     split: str = "",
     start: int = 0,
@@ -133,20 +132,16 @@ def open_eval(
     """Opens a split of `config.data.dataset` for one process, to be seen once.
 
     Args:
+      places: of this process's videos in every global batch; None = all of them.
       views: 'test' or 'center', see `views.evaluation_views`.
       split: '' = `config.eval.split`.
       start: videos that all processes together have already seen.
 
     Raises:
-      ConfigError: where the processes cannot share a batch evenly.
       DatasetError, ShardError: where the split does not exist, has no labels or cannot be read.
     """
     batch_size = config.eval.batch_size
-    if batch_size % process_count:
-        raise ConfigError(
-            f"config.eval.batch_size = {batch_size}: expected a multiple of the {process_count} "
-            "processes"
-        )
+    places = range(batch_size) if places is None else places
     dataset = open_labelled(config.data.dataset, split or config.eval.split)
     count = len(dataset.source)
     if not 0 <= start <= count:
@@ -156,10 +151,9 @@ def open_eval(
     local = ProcessSlice(
         grain.MapDataset.range(padded).map(load),
         batch_size=batch_size,
-        index=process_index,
-        count=process_count,
+        places=places,
         start=start,
     )
     data = dataclasses.replace(config.data, prefetch=min(config.data.prefetch, _AHEAD))
-    batches = batches_of(local, batch_size // process_count, data, _collate)
+    batches = batches_of(local, len(places), data, _collate)
     return EvalStream(dataset, batches, config.data.max_bad_fraction)

@@ -18,7 +18,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from vmae_jax.config import Config, ConfigError, DataConfig
+from vmae_jax.config import Config, DataConfig
 from vmae_jax.data import clips, views
 from vmae_jax.data.records import (
     Dataset,
@@ -71,23 +71,22 @@ def _element(
 
 
 class ProcessSlice(grain.MapDataset):
-    """The part of one process: a contiguous slice of every global batch, from `start` on."""
+    """The part of one process: the same places of every global batch, from `start` on."""
 
     def __init__(
-        self, parent: grain.MapDataset, *, batch_size: int, index: int, count: int, start: int
+        self, parent: grain.MapDataset, *, batch_size: int, places: Sequence[int], start: int
     ):
         super().__init__(parent)
-        self._global, self._local = batch_size, batch_size // count
-        self._start, self._first = start, start + index * self._local
+        self._batch_size, self._places, self._start = batch_size, tuple(places), start
 
     def __len__(self) -> int:
-        return (len(self._parent) - self._start) // self._global * self._local
+        return (len(self._parent) - self._start) // self._batch_size * len(self._places)
 
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             return self.slice(index)
-        batch, place = divmod(index, self._local)
-        return self._parent[self._first + batch * self._global + place]
+        batch, i = divmod(index, len(self._places))
+        return self._parent[self._start + batch * self._batch_size + self._places[i]]
 
 
 def _collate(elements: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -265,23 +264,20 @@ def open_labelled(path: str, split: str) -> Dataset:
 
 
 def open_clips(
-    config: Config, *, process_index: int = 0, process_count: int = 1, start: int = 0
+    config: Config, *, places: Sequence[int] | None = None, start: int = 0
 ) -> ClipStream:
     """Opens the training clips of `config.data.dataset` (a directory or URL) for one process.
 
     Args:
+      places: of this process's videos in every global batch (`sharding.places_of_process`); None =
+        all of them.
       start: videos that all processes together have already seen; any number works.
 
     Raises:
-      ConfigError: where the processes cannot share a batch evenly.
       DatasetError, ShardError: where the data set cannot be used.
     """
     data = config.data
-    if data.batch_size % process_count:
-        raise ConfigError(
-            f"config.data.batch_size = {data.batch_size}: expected a multiple of the "
-            f"{process_count} processes"
-        )
+    places = range(data.batch_size) if places is None else places
     if start < 0:
         raise ValueError(f"start = {start}: expected the number of videos seen, 0 or more")
     labelled = config.task != "pretrain"
@@ -294,8 +290,6 @@ def open_clips(
         tries=min(count, int(data.max_bad_fraction * count) + 1),
     )
     order = grain.MapDataset.range(count).seed(config.seed).shuffle().repeat().random_map(load)
-    local = ProcessSlice(
-        order, batch_size=data.batch_size, index=process_index, count=process_count, start=start
-    )
-    batches = batches_of(local, data.batch_size // process_count, data, _collate)
+    local = ProcessSlice(order, batch_size=data.batch_size, places=places, start=start)
+    batches = batches_of(local, len(places), data, _collate)
     return ClipStream(dataset, order, batches, data.max_bad_fraction, labelled)

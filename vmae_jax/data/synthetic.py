@@ -32,6 +32,7 @@ CLASSES = (
     "oscillate_vertically",
 )
 _DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}  # x, y downwards
+_DRAWING = 2  # goes up whenever a video would look different; part of the folders' names
 _NUM_SHAPES = 12
 _DARK, _BRIGHT = (0, 64), (128, 255)  # of the background and of the shapes
 _ZOOM_SPAN = 2.5  # a zoom runs through this factor, over and over
@@ -87,8 +88,9 @@ def prepare(
     Returns:
       The dataset directory, ready for training. 80 and 20 clips of 2.7 seconds by default.
     """
-    videos = Path(directory, f"videos_seed{seed}")
-    name = f"dataset_{clips_per_class}_{val_clips_per_class}_seed{seed}"
+    drawn = f"drawing{_DRAWING}_seed{seed}"
+    videos = Path(directory, f"videos_{drawn}")
+    name = f"dataset_{clips_per_class}_{val_clips_per_class}_{drawn}"
     dataset, labels = Path(directory, name), Path(directory, f"{name}.csv")
     if (dataset / "dataset_info.json").exists():  # written last
         return str(dataset)

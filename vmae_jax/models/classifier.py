@@ -1,5 +1,7 @@
 """The classifier that fine-tuning trains: the encoder, mean pooling and a linear head."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -67,3 +69,17 @@ def forward_flops(config: ModelConfig, num_classes: int) -> int:
     t, n = config.encoder, config.num_tokens
     macs = layers.tower_macs(t, n) + n * config.patch_dim * t.dim + t.dim * num_classes
     return 2 * macs
+
+
+def training_flops(config: ModelConfig, classifier: ClassifierConfig, num_classes: int) -> int:
+    """FLOPs of one clip's training step: a backward pass through what has parameters to learn.
+
+    It costs two products for each of the forward's, and one where the kernels are frozen (LoRA).
+    """
+    forward, t = forward_flops(config, num_classes), config.encoder
+    if classifier.lora_rank:
+        return 2 * forward
+    if classifier.train_blocks < 0:
+        return 3 * forward
+    tower = dataclasses.replace(t, depth=classifier.train_blocks)
+    return forward + 4 * (layers.tower_macs(tower, config.num_tokens) + t.dim * num_classes)

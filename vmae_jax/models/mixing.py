@@ -48,9 +48,10 @@ def erase(key: jax.Array, video: jax.Array, probability: float) -> jax.Array:
 def mix(
     key: jax.Array, video: jax.Array, targets: jax.Array, config: AugmentConfig
 ) -> tuple[jax.Array, jax.Array]:
-    """Mixup (arXiv 1710.09412) or cutmix (1905.04899) of each clip with its mirror in the batch.
+    """Mixup (arXiv 1710.09412) or cutmix (1905.04899) of each clip with its mirror in its group.
 
-    One draw decides for the whole batch, as in the reference.
+    One draw decides for all clips of a group of `config.mix_group` neighbours. In the reference
+    they are the clips of one GPU.
 
     Args:
       targets: [B, C], the probability of each class.
@@ -60,7 +61,18 @@ def mix(
     """
     if not config.mixup and not config.cutmix:
         return video, targets
-    keys = jax.random.split(key, 6)
+    groups = len(video) // (config.mix_group or len(video))
+    grouped = [x.reshape(groups, -1, *x.shape[1:]) for x in (video, targets)]
+    mixed = jax.vmap(lambda key, v, t: _mix_group(key, v, t, config))(
+        jax.random.split(key, groups), *grouped
+    )
+    return mixed[0].reshape(video.shape), mixed[1].reshape(targets.shape)
+
+
+def _mix_group(
+    key: jax.Array, video: jax.Array, targets: jax.Array, config: AugmentConfig
+) -> tuple[jax.Array, jax.Array]:
+    keys = jax.random.split(key, 5)
     h, w = video.shape[2:4]
     share = config.cutmix_share if config.mixup and config.cutmix else float(config.cutmix > 0)
     use_cutmix = jax.random.bernoulli(keys[0], share)

@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from vmae_jax import checkpoint, evaluate, tree
-from vmae_jax.config import Config, ConfigError, from_config_dict
+from vmae_jax.config import Config, ConfigError, ModelConfig, differences, from_config_dict
 from vmae_jax.convert import load
 from vmae_jax.data import pipeline
 from vmae_jax.data.records import DatasetError, open_dataset
@@ -37,7 +37,9 @@ class Finetune:
         self.report_every = config.eval.every
         self.meta: Mapping[str, Any] = {"label_names": list(label_names)}
         self.num_classes = config.classifier.num_classes
-        self.flops_per_clip = classifier.forward_flops(config.model, self.num_classes)
+        self.flops_per_clip = classifier.training_flops(
+            config.model, config.classifier, self.num_classes
+        )
         model = nnx.eval_shape(lambda: self._fresh(nnx.Rngs(0)))
         self._graphdef, _ = nnx.split(model)
 
@@ -109,10 +111,8 @@ class Finetune:
         """Views of one video uint8 [V, T, height, width, 3] -> mean softmax float32 [C]."""
         return jax.nn.softmax(self.model(params)(self.patches(views))).mean(0)
 
-    def data(self, start: int, process: int, processes: int) -> pipeline.ClipStream:
-        return pipeline.open_clips(
-            self.config, process_index=process, process_count=processes, start=start
-        )
+    def data(self, start: int = 0, places: Sequence[int] | None = None) -> pipeline.ClipStream:
+        return pipeline.open_clips(self.config, places=places, start=start)
 
     @functools.cached_property
     def _score(self) -> evaluate.Scorer:
@@ -122,7 +122,7 @@ class Finetune:
         self, params: dict[str, Any], stream: pipeline.ClipStream, mesh: Mesh
     ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Accuracy on one central view of each video of `config.eval.split`."""
-        if not self.config.eval.split:
+        if not (self.config.eval.split and self.config.eval.every):
             return {}, {}
         scores = self._score(params, mesh, views="center")
         return {f"{self.config.eval.split}_{k}": v for k, v in scores.summary().items()}, {}
@@ -160,8 +160,14 @@ def trained(
     if checkpoint.exists(workdir):
         meta, params = checkpoint.load_params(workdir)
         saved = from_config_dict(meta["config"])
+        if saved.task != config.task:
+            raise ConfigError(
+                f"{workdir} holds a run with task = {saved.task!r}, the recipe has "
+                f"{config.task!r}; evaluate it with its own recipe, or use a new --workdir"
+            )
         log.info("evaluating the last checkpoint of %s", workdir)
-        same = {"model": saved.model, "classifier": saved.classifier, "probe": saved.probe}
+        model = _as_trained(saved.model, config.model)
+        same = {"model": model, "classifier": saved.classifier, "probe": saved.probe}
         return make(dataclasses.replace(config, **same), tuple(meta["label_names"])), params
     if not config.init_from:
         raise ConfigError(
@@ -192,4 +198,20 @@ def trained(
     task = make(dataclasses.replace(config, model=model, classifier=head), tuple(names))
     like = jax.eval_shape(task.init, jax.random.key(0))
     values = task.initial_weights(like)
+    fresh = sorted(set(tree.paths(like)) - set(values))
+    if fresh:
+        raise ConfigError(
+            f"config.init_from = {config.init_from!r} has no {', '.join(fresh)}, which this recipe "
+            "would have to train first (--config.mode=train)"
+        )
     return task, jax.tree.map_with_path(lambda path, _: values[tree.path_name(path)], like)
+
+
+def _as_trained(saved: ModelConfig, asked: ModelConfig) -> ModelConfig:
+    """The checkpoint's model, computed as the recipe asks; says which settings do not count."""
+    model = dataclasses.replace(saved, dtype=asked.dtype, remat=asked.remat)
+    for key, (found, wanted) in differences(
+        dataclasses.asdict(model), dataclasses.asdict(asked)
+    ).items():
+        log.warning("config.model.%s = %r: the checkpoint has %r, which counts", key, wanted, found)
+    return model

@@ -1,6 +1,6 @@
 """Masked pre-training: reconstruct the hidden patches that the decoder is asked for."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from vmae_jax import checkpoint, viz
+from vmae_jax import checkpoint, sharding, viz
 from vmae_jax.config import Config, MaskConfig, from_config_dict
 from vmae_jax.data import pipeline
 from vmae_jax.models import layers, mae, masking
@@ -30,8 +30,9 @@ class Pretrain:
         self.report_every = config.train.picture_every
         model = nnx.eval_shape(lambda: mae.MaskedAutoencoder(config.model, rngs=nnx.Rngs(0)))
         self._graphdef, _ = nnx.split(model)
-        self.flops_per_clip = mae.forward_flops(config.model, config.mask)
-        self._reconstruct = jax.jit(self.reconstruct)
+        # The backward pass has two products for each of the forward's.
+        self.flops_per_clip = 3 * mae.forward_flops(config.model, config.mask)
+        self._compiled: dict[Mesh | None, Callable] = {}
 
     def init(self, key: jax.Array) -> dict[str, Any]:
         """Fresh parameters as a nested dict of float32 arrays."""
@@ -55,10 +56,8 @@ class Pretrain:
             self.model(params), patches, masks, self.config.normalize_target
         )
 
-    def data(self, start: int, process: int, processes: int) -> pipeline.ClipStream:
-        return pipeline.open_clips(
-            self.config, process_index=process, process_count=processes, start=start
-        )
+    def data(self, start: int = 0, places: Sequence[int] | None = None) -> pipeline.ClipStream:
+        return pipeline.open_clips(self.config, places=places, start=start)
 
     def reconstruct(
         self, params: dict[str, Any], video: jax.Array, key: jax.Array
@@ -102,16 +101,18 @@ class Pretrain:
     def report(
         self, params: dict[str, Any], stream: pipeline.ClipStream, mesh: Mesh
     ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        return {}, self.pictures(params, stream)
+        return {}, self.pictures(params, stream, mesh)
 
     def pictures(
-        self, params: dict[str, Any], stream: pipeline.ClipStream
+        self, params: dict[str, Any], stream: pipeline.ClipStream, mesh: Mesh | None = None
     ) -> dict[str, np.ndarray]:
         """Reconstructions of the same clips with the same masks at every call: RGB uint8."""
         video = np.stack([stream.example(i)[0] for i in range(PICTURE_CLIPS)])
-        masked, guess = jax.device_get(
-            self._reconstruct(params, video, jax.random.key(self.config.seed))
-        )
+        if mesh not in self._compiled:  # on every device, because each host can read its own only
+            everywhere = None if mesh is None else sharding.replicated(mesh)
+            self._compiled[mesh] = jax.jit(self.reconstruct, out_shardings=everywhere)
+        run = self._compiled[mesh]
+        masked, guess = jax.device_get(run(params, video, jax.random.key(self.config.seed)))
         restored = (
             "guessed patches carry the true patch's mean and deviation"
             if self.config.normalize_target
