@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from fakes import TINY, FakeDataTask, with_settings
 
-from vmae_jax import checkpoint, optim, sharding, train
+from vmae_jax import checkpoint, optim, program, sharding
 from vmae_jax import config as config_lib
 from vmae_jax.tasks import pretrain
 
@@ -14,7 +14,7 @@ def save_run(workdir, config):
     """A checkpoint as a run over two devices leaves it; returns the state in it."""
     task = FakeDataTask(config)
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:2])
-    init = train.make_init(config, task, optim.optimizer(config.optim))
+    init = program.make_init(config, task, optim.optimizer(config.optim))
     shapes = jax.eval_shape(init, jax.random.key(0))
     rng = np.random.default_rng(0)
     state = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes)

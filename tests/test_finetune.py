@@ -9,7 +9,7 @@ import pytest
 from data.tiny_dataset import clip, write_dataset
 from fakes import FINETUNE, TINY, FakeDataTask, FakeFinetune, with_settings
 
-from vmae_jax import checkpoint, main, optim, sharding, train, tree
+from vmae_jax import checkpoint, main, optim, program, sharding, train, tree
 from vmae_jax.config import AugmentConfig, ConfigError
 from vmae_jax.convert import rules
 from vmae_jax.tasks import finetune
@@ -107,7 +107,7 @@ def test_frozen_parameters_keep_their_values_and_have_no_moments(tmp_path, setti
         else:
             assert (value != before[path]).any(), path
     tx = optim.optimizer(task.config.optim, depth=4)
-    state = jax.eval_shape(train.make_init(task.config, task, tx), jax.random.key(0))
+    state = jax.eval_shape(program.make_init(task.config, task, tx), jax.random.key(0))
     moments = flat(jax.tree.map(lambda x: x.size, state["opt_state"][1].mu))
     assert moments.keys() == {path for path in after if not task.is_frozen(path)}
 

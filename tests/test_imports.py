@@ -17,13 +17,15 @@ PACKAGE = Path(__file__).parents[1] / "vmae_jax"
 
 # From the top down. A module imports from lower floors, or from its own package on its own floor.
 FLOORS = (
-    ("main", "bench", "predict", "features", "data.build.__main__"),
-    ("cli",),
+    ("main", "bench", "plan", "predict", "features", "data.build.__main__"),
+    ("cli", "recipe_flag"),
+    ("planner",),
     ("train", "tasks", "model"),
-    ("evaluate", "convert"),
+    ("evaluate", "convert", "program"),
     ("checkpoint", "optim", "data.pipeline", "data.evaluation", "data.synthetic", "models"),
     ("data.build",),
     (
+        "models.attention",
         "models.layers",
         "data.records",
         "data.shards",
@@ -36,7 +38,7 @@ FLOORS = (
         "data.hdr",
     ),
     ("sharding", "metrics", "viz", "feature_files"),
-    ("tree", "config", "hosts", "hlo"),
+    ("tree", "config", "hosts", "hlo", "hardware"),
 )
 FLOOR_OF = {name: -i for i, names in enumerate(FLOORS) for name in names}
 

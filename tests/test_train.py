@@ -13,7 +13,7 @@ import pytest
 from fakes import TINY, FakeDataTask, FakeStream, with_settings
 from models.test_goldens import MASK, load
 
-from vmae_jax import checkpoint, optim, sharding, train, tree
+from vmae_jax import checkpoint, optim, program, sharding, train, tree
 from vmae_jax.config import ConfigError, OptimConfig
 from vmae_jax.convert import rules
 from vmae_jax.metrics import DivergedError
@@ -28,7 +28,7 @@ def final_state(workdir, config):
     """Every array of the last checkpoint, by path."""
     task = FakeDataTask(config)
     tx = optim.optimizer(config.optim)
-    shapes = jax.eval_shape(train.make_init(config, task, tx), jax.random.key(0))
+    shapes = jax.eval_shape(program.make_init(config, task, tx), jax.random.key(0))
     shardings = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), shapes)
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
     state = checkpoints.restore(checkpoints.latest(), checkpoint.abstract(shapes, shardings))
@@ -65,7 +65,7 @@ def test_five_steps_of_the_reference(goldens, monkeypatch):
     state = {"step": jnp.zeros((), jnp.int32), "params": params, "opt_state": tx.init(params)}
     with jax.default_matmul_precision("highest"):
         step = jax.jit(
-            train.make_step(settings, Trajectory(TINY), tx, lambda step: float(golden["lr"]))
+            program.make_step(settings, Trajectory(TINY), tx, lambda step: float(golden["lr"]))
         )
         for i in range(5):
             batch = {
@@ -116,7 +116,7 @@ def test_eight_devices_equal_one(tmp_path, losses_of_one_device, shape):
 def test_state_is_really_split():
     mesh = sharding.make_mesh(dataclasses.replace(TINY.mesh, data=2, fsdp=2, tensor=2))
     task = FakeDataTask(TINY)
-    init = train.make_init(TINY, task, optim.optimizer(TINY.optim))
+    init = program.make_init(TINY, task, optim.optimizer(TINY.optim))
     shapes = jax.eval_shape(init, jax.random.key(0))
     state = jax.jit(init, out_shardings=sharding.tree_shardings(shapes, mesh))(jax.random.key(0))
     shares = {
@@ -135,9 +135,9 @@ def test_accumulation_is_the_mean_over_micro_batches():
     config = with_settings(TINY, optim={"accumulate": 4, "clip_norm": 0.0})
     task = FakeDataTask(config)
     tx = optax.identity()
-    state = train.make_init(config, task, tx)(jax.random.key(0))
+    state = program.make_init(config, task, tx)(jax.random.key(0))
     batch = {"video": jnp.asarray(next(FakeStream(config, 0))["video"])}
-    new, metrics = jax.jit(train.make_step(config, task, tx, lambda step: 1.0))(state, batch)
+    new, metrics = jax.jit(program.make_step(config, task, tx, lambda step: 1.0))(state, batch)
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
     value_and_grad = jax.jit(jax.value_and_grad(task.loss_fn, has_aux=True))
     wanted = [

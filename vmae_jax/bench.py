@@ -62,14 +62,14 @@ def jax_training(model: ModelConfig, batch: int, steps: int) -> Callable[[], int
     """Turns of `steps` training steps of ours: dual masking, backward pass and AdamW."""
     import jax
 
-    from vmae_jax import optim, train
+    from vmae_jax import optim, program
     from vmae_jax.tasks.pretrain import Pretrain
 
     config = Config(model=model, data=DataConfig(dataset="none", batch_size=batch, views=1))
     task = Pretrain(config)
     tx = optim.optimizer(config.optim)
-    state = jax.jit(train.make_init(config, task, tx))(jax.random.key(0))
-    step = jax.jit(train.make_step(config, task, tx, lambda step: 1e-4), donate_argnums=0)
+    state = jax.jit(program.make_init(config, task, tx))(jax.random.key(0))
+    step = jax.jit(program.make_step(config, task, tx, lambda step: 1e-4), donate_argnums=0)
     rng = np.random.default_rng(0)
     video = jax.device_put(rng.integers(0, 256, _video_shape(model, batch), np.uint8))
 

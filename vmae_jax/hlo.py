@@ -18,9 +18,9 @@ COLLECTIVES = (
 # No work of their own: names for values, or half of an operation that is counted at its start.
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional",
-    "call", "after-all", "opt-barrier", "partition-id", "replica-id", "iota", "copy-done", "slice-done",
-    "all-reduce-done", "all-gather-done", "collective-permute-done", "async-update", "async-done",
-    "send-done", "recv-done", "domain",
+    "call", "after-all", "opt-barrier", "partition-id", "replica-id", "iota", "copy-done",
+    "slice-done", "all-reduce-done", "all-gather-done", "collective-permute-done",
+    "async-update", "async-done", "send-done", "recv-done", "domain",
 }  # fmt: skip
 _FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound")
 

@@ -17,17 +17,13 @@ from pathlib import Path
 
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
 
 from vmae_jax import config as config_lib
+from vmae_jax import recipe_flag
 
 log = logging.getLogger("vmae_jax")
 
-RECIPES = "a recipe such as configs/quickstart.py"
-
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Recipe to run, such as configs/quickstart.py or configs/vitb_tiktok.py:smoke."
-)
+recipe_flag.define()
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run's checkpoints, metrics and pictures [runs/<recipe's name>]."
 )
@@ -80,7 +76,7 @@ def with_dataset(config: config_lib.Config, workdir: str) -> config_lib.Config:
     from vmae_jax.data import synthetic
 
     if "://" in workdir:  # videos are written and encoded on a disk
-        workdir = default_workdir(config_flags.get_config_filename(flags.FLAGS["config"]))
+        workdir = default_workdir(recipe_flag.name())
     folder = os.path.join(os.path.abspath(workdir), "synthetic")
     if not os.path.isdir(folder):
         log.info("making the embedded videos and building their shards in %s", folder)
@@ -127,14 +123,11 @@ def next_commands(task: str, workdir: str) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; settings go as --config.KEY=VALUE")
     speak_plainly()
-    recipe = config_flags.get_config_filename(flags.FLAGS["config"])
-    workdir = _WORKDIR.value or default_workdir(recipe)
+    workdir = _WORKDIR.value or default_workdir(recipe_flag.name())
     if "://" not in workdir:
         workdir = os.path.abspath(workdir)
-    config = config_lib.from_config_dict(_CONFIG.value)
+    config = recipe_flag.config()
 
     import jax
 
@@ -185,22 +178,6 @@ def test(config: config_lib.Config, workdir: str) -> None:
         print(f"  files        {folder}")
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command line; what is wrong with a recipe or a setting ends in one line."""
-    try:
-        rest = app.parse_flags_with_usage(argv)
-    except AttributeError as error:  # ml_collections says: no such setting, did you mean ...?
-        found = str(getattr(error.args[0], "args", error.args)[0]).split("\n")
-        raise config_lib.ConfigError(f"no setting {'; '.join(found).lower()}") from error
-    if not flags.FLAGS["config"].present:
-        raise config_lib.ConfigError(f"no recipe given: --config={RECIPES}")
-    recipe = config_flags.get_config_filename(flags.FLAGS["config"])
-    path = recipe.partition(":")[0]
-    if not os.path.isfile(path):
-        raise config_lib.ConfigError(f"--config={recipe}: no such file; expected {RECIPES}")
-    return rest
-
-
 def cli() -> None:
     """Runs `main`; an error that the user can mend ends in one line."""
     from vmae_jax.checkpoint import CheckpointError
@@ -217,7 +194,7 @@ def cli() -> None:
     from vmae_jax import hosts
 
     try:
-        app.run(main, flags_parser=parse_flags)
+        app.run(main, flags_parser=recipe_flag.parse)
     except known as error:
         hosts.fail(str(error))
     except ImportError as error:

@@ -18,30 +18,10 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
+from vmae_jax import hardware
 from vmae_jax.config import Config
 
 STEPS_IN_FLIGHT = 2  # steps the host may run ahead of the device
-
-# Dense bfloat16 peak of one jax device in FLOP/s, from the vendors' data sheets.
-PEAK_FLOPS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-}
-
-
-def peak_flops(device: jax.Device) -> float | None:
-    """Peak FLOP/s of a device, or None where it is not known (CPUs, other accelerators)."""
-    kind = device.device_kind
-    matches = [name for name in PEAK_FLOPS if kind.startswith(name)]
-    return PEAK_FLOPS[max(matches, key=len)] if matches else None
 
 
 class DivergedError(RuntimeError):
@@ -57,8 +37,8 @@ class Meter:
 
     def __init__(self, config: Config, clips: int, flops_per_clip: float):
         self._limit, self._clips = config.train.max_skipped, clips
-        peak = peak_flops(jax.devices()[0])
-        self._flops = flops_per_clip / (peak * jax.device_count()) if peak else None
+        chip = hardware.of_kind(jax.devices()[0].device_kind)
+        self._flops = flops_per_clip / (chip.flops * jax.device_count()) if chip else None
         self._pending: deque[tuple[int, dict[str, jax.Array]]] = deque()
         self._in_a_row, self.skipped = 0, 0
         self.restart()

@@ -26,6 +26,23 @@ TENSOR_AXIS = {
 }
 
 
+def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, int, int]:
+    """data x fsdp x tensor.
+
+    Raises:
+      ConfigError: if they do not multiply to the number of devices.
+    """
+    model = config.fsdp * config.tensor
+    data = devices // model if config.data == -1 else config.data
+    if data * model != devices:
+        raise ConfigError(
+            f"config.mesh: data x fsdp x tensor = {config.data} x {config.fsdp} x {config.tensor} "
+            f"does not fit {devices} devices; their product must be that number "
+            "(data = -1 takes what the others leave)"
+        )
+    return data, config.fsdp, config.tensor
+
+
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh over all devices (or those given), with the axes data, fsdp and tensor.
 
@@ -36,14 +53,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         `data`.
     """
     devices = jax.devices() if devices is None else devices
-    model = config.fsdp * config.tensor
-    data = len(devices) // model if config.data == -1 else config.data
-    if data * model != len(devices):
-        raise ConfigError(
-            f"config.mesh: data x fsdp x tensor = {config.data} x {config.fsdp} x {config.tensor} "
-            f"does not fit {len(devices)} devices; their product must be that number "
-            "(data = -1 takes what the others leave)"
-        )
+    data, fsdp, tensor = mesh_shape(config, len(devices))
     slices = len({getattr(device, "slice_index", None) for device in devices})
     if data % slices:
         raise ConfigError(
@@ -57,9 +67,9 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         allow_split_physical_axes=True,
     )
     if slices > 1:
-        grid = place((data // slices, config.fsdp, config.tensor), (slices, 1, 1))
+        grid = place((data // slices, fsdp, tensor), (slices, 1, 1))
     else:
-        grid = place((data, config.fsdp, config.tensor))
+        grid = place((data, fsdp, tensor))
     # Explicit axes, the default, refuse contractions over sharded dimensions.
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
 

@@ -1,8 +1,7 @@
 """The loop: restore or start, step, log, save, show pictures, stop cleanly. It knows no model.
 
-State is the plain tree {step, params, opt_state[, frozen][, ema_params]}. Everything random in a
-step comes from (seed, step) and the data position is one integer, so a run that was killed goes on
-exactly as if it had not been.
+Everything random in a step comes from (seed, step) and the data position is one integer, so a run
+that was killed goes on exactly as if it had not been.
 """
 
 import contextlib
@@ -10,19 +9,17 @@ import dataclasses
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
 from clu import parameter_overview
 from etils import epath
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
-from vmae_jax import checkpoint, hosts, metrics, optim, sharding, tree
+from vmae_jax import checkpoint, hosts, metrics, optim, sharding
 from vmae_jax.config import Config, ConfigError, differences, to_dict
+from vmae_jax.program import Program, Stream, Task, fresh_state, whole
 
 log = logging.getLogger(__name__)
 
@@ -35,47 +32,6 @@ FIXED_SETTINGS = (
     "data.batch_size", "data.views", "data.sampling", "data.stride", "data.split",
     "optim.accumulate", "optim.layer_decay",
 )  # fmt: skip
-
-PARTS = ("params", "frozen")  # of the state: together all parameters of the model
-
-
-class Stream(Protocol):
-    """Batches of this process in an order that depends on the seed alone (`data.pipeline`)."""
-
-    fingerprint: str
-    num_videos: int
-    bad_records: Mapping[int, str]  # record -> what is wrong with it
-
-    def __next__(self) -> dict[str, np.ndarray]: ...
-    def close(self) -> None: ...
-
-
-class Task(Protocol):
-    """What is optimised."""
-
-    config: Config  # complete: with what only the data could tell
-    inputs: tuple[str, ...]  # the entries of a batch that go to the device
-    flops_per_clip: float  # of a training step, without what is computed twice to save memory
-    report_every: int  # steps; 0 = only after the last
-    meta: Mapping[str, Any]  # what a checkpoint has to say besides the config
-
-    def init(self, key: jax.Array) -> Any: ...
-    def loss_fn(self, params: Any, batch: dict, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Mean loss, and the weight of that mean when micro-batches are put together."""
-
-    def data(self, start: int, places: Sequence[int]) -> Stream:
-        """Batches from video `start` on, of this process's places in each global batch."""
-
-    def is_frozen(self, path: str) -> bool:
-        """Whether the parameter at a '/'-joined path keeps its value."""
-
-    def initial_weights(self, like: Any) -> Mapping[str, np.ndarray]:
-        """Values from config.init_from, by '/'-joined path, for parameters shaped as in `like`."""
-
-    def report(
-        self, params: Any, stream: Stream, mesh: Mesh
-    ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """Numbers and pictures (RGB uint8) of how good the parameters are."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,93 +90,6 @@ def total_steps(config: Config, num_videos: int) -> int:
     return max(1, int(config.train.epochs * (num_videos / config.data.batch_size)))
 
 
-def make_init(config: Config, task: Task, tx: optax.GradientTransformation) -> Callable:
-    """init(key) -> state. Jitted with out_shardings, no model ever sits on one device."""
-
-    def init(key: jax.Array) -> dict[str, Any]:
-        params, frozen = tree.partition(task.init(key), task.is_frozen)
-        state = {"step": jnp.zeros((), jnp.int32), "params": params, "opt_state": tx.init(params)}
-        if frozen:
-            state["frozen"] = frozen
-        if config.optim.ema_decay:
-            state["ema_params"] = params
-        return state
-
-    return init
-
-
-def whole(state: Mapping[str, Any], params: Any) -> Any:
-    """All parameters of the model: those given, and the frozen ones of the state."""
-    return tree.join(params, state.get("frozen", {}))
-
-
-def with_weights(state: Any, weights: Mapping[str, np.ndarray], shardings: Any) -> Any:
-    """The fresh state, its parameters at the paths of `weights` replaced, shard by shard."""
-
-    def leaf(path: tuple, fresh: jax.Array, sharding: NamedSharding) -> jax.Array:
-        value = weights.get(tree.path_name(path))
-        if value is None:
-            return fresh
-        return jax.make_array_from_callback(fresh.shape, sharding, lambda index: value[index])
-
-    parts = {k: jax.tree.map_with_path(leaf, state[k], shardings[k]) for k in PARTS if k in state}
-    if "ema_params" in state:
-        parts["ema_params"] = jax.tree.map(jnp.copy, parts["params"])
-    return {**state, **parts}
-
-
-def make_step(
-    config: Config, task: Task, tx: optax.GradientTransformation, schedule: optim.Schedule
-) -> Callable:
-    """step(state, batch) -> (state, metrics): one update, or none where it is not finite."""
-    micro_batches = config.optim.accumulate
-
-    def gradients(state: Any, batch: dict, key: jax.Array) -> tuple[jax.Array, Any]:
-        def loss_fn(params: Any, batch: dict, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return task.loss_fn(whole(state, params), batch, key)
-
-        params = state["params"]
-        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        if micro_batches == 1:
-            (loss, _), grads = grad_fn(params, batch, key)
-            return loss, grads
-
-        def split(x: jax.Array) -> jax.Array:  # strided, so that every device keeps its rows
-            return x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1)
-
-        def accumulate(total: Any, part: tuple[jax.Array, dict]) -> tuple[Any, None]:
-            index, rows = part
-            (loss, weight), grads = grad_fn(params, rows, jax.random.fold_in(key, index))
-            update = jax.tree.map(lambda x: x * weight, (loss, grads))
-            return jax.tree.map(jnp.add, total, (*update, weight)), None
-
-        zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params), jnp.zeros(()))
-        parts = (jnp.arange(micro_batches), jax.tree.map(split, batch))
-        (loss, grads, weight), _ = jax.lax.scan(accumulate, zero, parts)
-        return jax.tree.map(lambda x: x / jnp.maximum(weight, 1), (loss, grads))
-
-    def step(state: dict[str, Any], batch: dict) -> tuple[dict[str, Any], dict[str, jax.Array]]:
-        key = jax.random.fold_in(jax.random.key(config.seed), state["step"])
-        loss, grads = gradients(state, batch, key)
-        norm = optax.tree.norm(grads)
-        updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
-        lr = schedule(state["step"])
-        params = jax.tree.map(lambda p, u: p - lr * u, state["params"], updates)
-        new = {"params": params, "opt_state": opt_state}
-        if config.optim.ema_decay:
-            new["ema_params"] = optax.incremental_update(
-                new["params"], state["ema_params"], 1 - config.optim.ema_decay
-            )
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, {k: state[k] for k in new})
-        new["step"] = state["step"] + 1
-        if "frozen" in state:
-            new["frozen"] = state["frozen"]
-        return new, {"loss": loss, "grad_norm": norm, "lr": lr, "skipped": ~finite}
-
-    return step
-
-
 def check_resume(config: Config, meta: dict[str, Any], fingerprint: str, path: str) -> None:
     """Raises unless the checkpoint's run is this run; says which harmless settings changed."""
     changed = differences(meta["config"], to_dict(config))
@@ -271,41 +140,26 @@ def train(task: Task, workdir: str) -> Result:
         schedule = optim.learning_rate(
             config.optim, config.data.batch_size, steps, stream.num_videos / config.data.batch_size
         )
-        tx = optim.optimizer(config.optim, config.model.encoder.depth)
-        init = make_init(config, task, tx)
-        shapes = jax.eval_shape(init, jax.random.key(config.seed))
-        shardings = sharding.tree_shardings(shapes, mesh)
+        program = Program.on(mesh, task, schedule)
         log.info("%s: %s", workdir, _beginning(config, start, steps))
         if start is None:
-            state = fresh_state(task, init, shapes, shardings)
+            state = fresh_state(task, program)
             _write_overview(folder, whole(state, state["params"]))
         else:
-            state = checkpoints.restore(start, checkpoint.abstract(shapes, shardings))
-        step_fn = jax.jit(
-            make_step(config, task, tx, schedule),
-            donate_argnums=0,
-            out_shardings=(shardings, sharding.replicated(mesh)),
-        )
+            state = checkpoints.restore(start, program.state)
+        # The mesh tells kernels and activations where they are.
+        stack.enter_context(jax.set_mesh(mesh))
         run = Run(config, task, stream, checkpoints, mesh, folder / "pictures", steps)
         terminal, writer = _writers(config, workdir, start or 0, steps)
         stack.callback(writer.close)
         preemption = stack.enter_context(Preemption().watch())
         try:
-            return run.loop(state, start or 0, step_fn, writer, terminal.advance, preemption)
+            return run.loop(state, start or 0, program.step, writer, terminal.advance, preemption)
         except metrics.DivergedError as error:
             checkpoints.wait()
             latest = checkpoints.latest()
             last = "none was saved" if latest is None else checkpoints.path(latest)
             raise metrics.DivergedError(f"{error}; last good checkpoint: {last}") from None
-
-
-def fresh_state(task: Task, init: Callable, shapes: Any, shardings: Any) -> Any:
-    """The state of step 0: random, or with the weights of config.init_from."""
-    state = jax.jit(init, out_shardings=shardings)(jax.random.key(task.config.seed))
-    if not task.config.init_from:
-        return state
-    weights = task.initial_weights(whole(shapes, shapes["params"]))
-    return with_weights(state, weights, shardings)
 
 
 def _beginning(config: Config, start: int | None, steps: int) -> str:

@@ -14,6 +14,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from vmae_jax.config import ModelConfig, Tower
+from vmae_jax.models.attention import attention
+from vmae_jax.sharding import BATCH
 
 # ImageNet statistics; the model's input is normalised with them (the targets are not).
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
@@ -31,45 +33,15 @@ def layer_norm(dim: int, config: ModelConfig, rngs: nnx.Rngs, eps: float = 0.0) 
     return nnx.LayerNorm(dim, epsilon=eps or config.norm_eps, dtype=config.dtype, rngs=rngs)
 
 
-def _scores(q: jax.Array, k: jax.Array) -> jax.Array:
-    return jnp.einsum("bhnk,bhmk->bhnm", q, k, preferred_element_type=jnp.float32)
+def on_batch(x: jax.Array) -> jax.Array:
+    """Keeps activations split along the batch, where a mesh is set.
 
-
-@jax.custom_vjp
-def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """softmax(q k^T) v for [B, H, N, K] -> [B, H, N, K]; q comes scaled, the softmax is float32.
-
-    The backward pass computes the [N, M] weights again from each row's log-sum-exp, so that none
-    are kept, and takes softmax's inner product from the output (as FlashAttention does, arXiv
-    2205.14135, appendix B.2).
+    Left to itself, XLA may follow a split kernel instead and move activations between devices.
     """
-    return _attention_forward(q, k, v)[0]
-
-
-def _attention_forward(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, tuple]:
-    scores = _scores(q, k)
-    highest = scores.max(-1, keepdims=True)
-    weights = jnp.exp(scores - highest)
-    total = weights.sum(-1, keepdims=True)
-    out = jnp.einsum("bhnm,bhmk->bhnk", weights.astype(v.dtype), v) / total
-    out = out.astype(v.dtype)
-    return out, (q, k, v, out, highest + jnp.log(total))
-
-
-def _attention_backward(saved: tuple, grad: jax.Array) -> tuple[jax.Array, ...]:
-    q, k, v, out, log_total = saved
-    weights = jnp.exp(_scores(q, k) - log_total)
-    inner = (grad.astype(jnp.float32) * out).sum(-1, keepdims=True)
-    grad_scores = weights * (_scores(grad, v) - inner)
-    weights, grad_scores = weights.astype(v.dtype), grad_scores.astype(q.dtype)
-    return (
-        jnp.einsum("bhnm,bhmk->bhnk", grad_scores, k),
-        jnp.einsum("bhnm,bhnk->bhmk", grad_scores, q),
-        jnp.einsum("bhnm,bhnk->bhmk", weights, grad),
-    )
-
-
-attention.defvjp(_attention_forward, _attention_backward)
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.manual_axes:
+        return x
+    return jax.lax.with_sharding_constraint(x, BATCH)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +148,7 @@ class Blocks(nnx.Module):
 
         def step(x: jax.Array, layer: tuple[Block, jax.Array | None]) -> tuple[jax.Array, None]:
             block, keep = layer
-            return block(x, keep), None
+            return on_batch(block(x, keep)), None
 
         if self.remat != "none":
             step = jax.checkpoint(step, policy=REMAT_POLICIES[self.remat])

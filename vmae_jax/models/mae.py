@@ -38,7 +38,7 @@ class MaskedAutoencoder(nnx.Module):
         n = patches.shape[1]
         latent = self.encode(patches, masks.visible)
         x = self.decode(latent, masks.visible, masks.decoded, n)
-        return self.head(self.norm(layers.gather_tokens(x, masks.predicted)))
+        return layers.on_batch(self.head(self.norm(layers.gather_tokens(x, masks.predicted))))
 
     def encode(self, patches: jax.Array, visible: jax.Array) -> jax.Array:
         """uint8 [B, N, P], indices [B, Nv] -> [B, Nv, D]; hidden patches are never embedded."""

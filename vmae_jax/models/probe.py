@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vmae_jax.config import ClassifierConfig, ModelConfig
-from vmae_jax.models import classifier, layers
+from vmae_jax.models import attention, classifier, layers
 
 
 class AttentiveClassifier(classifier.Classifier):
@@ -34,5 +34,5 @@ class AttentiveClassifier(classifier.Classifier):
         tokens = self.token_norm(self.tokens(patches, key))
         k, v = self.key_value(tokens).transpose(2, 0, 3, 1, 4)  # 2 x [B, H, N, K]
         query = self.query[...].astype(k.dtype)[:, None] * k.shape[-1] ** -0.5
-        found = layers.attention(jnp.broadcast_to(query, (len(k), *query.shape)), k, v)
+        found = attention.plain(jnp.broadcast_to(query, (len(k), *query.shape)), k, v)
         return self.norm(self.proj(found.swapaxes(1, 2))[:, 0])

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class Finetune:
-    """The task of VideoMAE V2's later stages; see `train.Task` for the interface.
+    """The task of VideoMAE V2's later stages; see `program.Task` for the interface.
 
     `config.classifier.num_classes` has to be known: `from_data` counts the classes of a data set.
     """

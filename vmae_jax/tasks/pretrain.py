@@ -20,7 +20,7 @@ PICTURE_CLIPS = 4
 
 
 class Pretrain:
-    """The task of VideoMAE V2's first stage; see `train.Task` for the interface."""
+    """The task of VideoMAE V2's first stage; see `program.Task` for the interface."""
 
     inputs = ("video",)
     meta: Mapping[str, Any] = MappingProxyType({})

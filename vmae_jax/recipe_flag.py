@@ -1,0 +1,43 @@
+"""The flag --config=FILE.py[:ARGUMENT], and any setting after it, of commands that run recipes."""
+
+import os
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from vmae_jax import config as config_lib
+
+RECIPES = "a recipe such as configs/quickstart.py"
+
+
+def define() -> None:
+    config_flags.DEFINE_config_file(
+        "config", None, "Recipe, such as configs/quickstart.py or configs/vitb_tiktok.py:smoke."
+    )
+
+
+def name() -> str:
+    """What the user typed: FILE.py or FILE.py:ARGUMENT."""
+    return config_flags.get_config_filename(flags.FLAGS["config"])
+
+
+def config() -> config_lib.Config:
+    """The recipe with the settings of the command line, checked."""
+    return config_lib.from_config_dict(flags.FLAGS.config)
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses the command line; what is wrong with a recipe or a setting ends in one line."""
+    try:
+        rest = app.parse_flags_with_usage(argv)
+    except AttributeError as error:  # ml_collections says: no such setting, did you mean ...?
+        found = str(getattr(error.args[0], "args", error.args)[0]).split("\n")
+        raise config_lib.ConfigError(f"no setting {'; '.join(found).lower()}") from error
+    if not flags.FLAGS["config"].present:
+        raise config_lib.ConfigError(f"no recipe given: --config={RECIPES}")
+    path = name().partition(":")[0]
+    if not os.path.isfile(path):
+        raise config_lib.ConfigError(f"--config={name()}: no such file; expected {RECIPES}")
+    if len(rest) > 1:
+        raise app.UsageError(f"unexpected argument {rest[1]!r}; settings go as --config.KEY=VALUE")
+    return rest
