@@ -15,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
+    "TPU_ENV": "/dev/null",  # no settings of whoever tests
     "TPU_PROJECT": "lab", "TPU_ZONE": "us-east5-a", "TPU_TYPE": "v5p-16", "TPU_NAME": "vmae",
 }  # fmt: skip
 FLAGS = ["--config=a.py", "--workdir=gs://bucket/runs/a"]
