@@ -23,6 +23,7 @@ PLACE = "--project=lab --zone=us-east5-a --quiet"
 QUEUED = "gcloud compute tpus queued-resources"
 # What the workers run as their Python: says what it was given, then does what a test wants.
 PYTHON = """#!/usr/bin/env bash
+echo $$ >>"$FAKE/pids"
 printf '%s\\n' "args: $*" "flags: ${LIBTPU_INIT_ARGS-}"
 life=$(<"$FAKE/lives")
 """
@@ -88,9 +89,10 @@ class Cloud:
 def cloud(tmp_path):
     cloud = Cloud(tmp_path)
     yield cloud
-    for file in tmp_path.glob("w*/vmae_jax/runs/worker/pid"):
+    pids = tmp_path / "pids"  # of all that ever ran, workers that were deleted too
+    for pid in pids.read_text().split() if pids.exists() else ():
         with contextlib.suppress(ProcessLookupError):
-            os.kill(int(file.read_text()), signal.SIGKILL)
+            os.kill(int(pid), signal.SIGKILL)
 
 
 def dry(*arguments, **settings):
