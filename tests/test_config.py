@@ -136,7 +136,8 @@ def test_fine_tuning_recipes_carry_the_published_numbers(name, classes, numbers)
     assert (c.model.num_frames, c.model.image_size, c.data.views) == (16, 224, 2)
     assert (optim.b1, optim.b2, optim.min_lr, head.init_scale) == (0.9, 0.999, 1e-6, 0.001)
     augment = c.augment
-    assert augment == config_lib.AugmentConfig(flip=0.0 if sparse else 0.5)
+    gpu_batch = 2 * {"g": 3, "h": 4, "l": 6, "b": 16}[name[3]]  # two views of each of its videos
+    assert augment == config_lib.AugmentConfig(flip=0.0 if sparse else 0.5, mix_group=gpu_batch)
     assert augment.randaugment == "rand-m7-n4-mstd0.5-inc1"
     assert (augment.mixup, augment.cutmix, augment.erase, head.label_smoothing) == (
         0.8,
