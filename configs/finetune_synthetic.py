@@ -26,5 +26,5 @@ def get_config(arg: str = ""):
     # Per 256 videos, so 32 videos per step learn at 1e-3.
     config.optim.update(base_lr=8e-3, min_lr=8e-5, warmup_steps=50, clip_norm=1.0, b2=0.999)
     config.eval.update(clips=5, crops=1, batch_size=8)
-    config.train.update(steps=300, log_every=50, checkpoint_every=300)
+    config.train.update(steps=400, log_every=50, checkpoint_every=400)
     return config_lib.recipe(config, arg)
