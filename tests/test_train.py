@@ -186,7 +186,7 @@ def test_sigterm_saves_and_continues_exactly(tmp_path):
     run(config, tmp_path / "whole")
 
     class Terminated(FakeDataTask):
-        def data(self, start, process, processes):
+        def data(self, start=0, places=None):
             class Stream(FakeStream):
                 def __next__(self):
                     if self.position == 3 * self.config.data.batch_size:
@@ -217,7 +217,7 @@ class Exploding(FakeDataTask):
 
     inputs = ("video", "step")
 
-    def data(self, start, process, processes):
+    def data(self, start=0, places=None):
         class Stream(FakeStream):
             def __next__(self):
                 step = self.position // self.config.data.batch_size
