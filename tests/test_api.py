@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -24,7 +25,7 @@ def clip(batch=2, seed=0):
 
 
 def test_a_video_is_classified_in_four_lines(tmp_path):
-    model = vmae_jax.load(checkpoint(tmp_path))
+    model = vmae_jax.load(Path(checkpoint(tmp_path)))
     video = model.read(write_video(tmp_path / "clip.mp4"))
     logits = model.apply(model.params, video)
     assert model.label_names[int(logits[0].argmax())] in LABELS

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -17,6 +19,7 @@ from vmae_jax.data.videos import open_video
 from vmae_jax.data.views import EvalViews
 
 LENGTH, SIZE, DIM = CONFIG.num_frames, CONFIG.image_size, 48
+NOTES = {"features.json", "sources.json"}  # in every folder of features
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +35,7 @@ def extract(model, files, out, wanted, form="npy", **options):
     """Runs the extraction as the command does; the folder is left finished."""
     tokens = options.get("tokens", False)
     folder = feature_files.Folder(str(out), form, features.settings_of(model, wanted, tokens))
-    done = folder.done()
-    missing = [file for file in files if features.name_of(file) not in done]
+    missing = folder.missing(features.by_names(files))
     result = features.extract(model, missing, wanted, folder, **options)
     folder.write_failures(result[1])
     folder.finish()
@@ -127,13 +129,13 @@ def test_it_goes_on_where_it_stopped(model, tmp_path):
     files = make(tmp_path, [24, 9, 12])
     out = tmp_path / "out"
     extract(model, files[:2], out, windows(every=4))
-    (out / ".2_12.npy.incomplete").write_bytes(b"a killed run's")
+    feature_files.NpyFile(str(out / "2_12.npy")).append(np.ones((3, DIM)))  # of a killed run
     before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.npy")}
     assert len(before) == 2
     finished, _ = extract(model, files, out, windows(every=4))
     assert finished == 1
     assert {name: (out / name).stat().st_mtime_ns for name in before} == before
-    assert {p.name for p in out.iterdir()} == {*before, "2_12.npy", "features.json"}
+    assert {p.name for p in out.iterdir()} == {*before, "2_12.npy", *NOTES}
 
 
 def test_a_stopped_run_leaves_no_half_file(model, tmp_path):
@@ -145,7 +147,7 @@ def test_a_stopped_run_leaves_no_half_file(model, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         extract(model, files, tmp_path / "out", windows(every=4), progress=stop)
     made = {p.name for p in (tmp_path / "out").iterdir()}
-    assert made == {"features.json", "0_24.npy"}
+    assert made == {*NOTES, "0_24.npy"}
     assert np.load(tmp_path / "out" / "0_24.npy").shape == (6, DIM)
 
 
@@ -183,9 +185,47 @@ def test_a_broken_video_is_listed_and_tried_again(model, tmp_path):
 
 
 def test_two_videos_of_one_name_are_refused():
-    features.check_names(["a/x.mp4", "b/y.mp4"])
+    assert features.by_names(["a/x.mp4", "b/y.mp4"]) == {"x": "a/x.mp4", "y": "b/y.mp4"}
     with pytest.raises(feature_files.FeatureError, match=r"a/x\.mp4 and b/x\.avi would both be x"):
-        features.check_names(["a/x.mp4", "b/x.avi"])
+        features.by_names(["a/x.mp4", "b/x.avi"])
+
+
+@pytest.mark.parametrize("form", feature_files.FORMATS)
+def test_a_later_run_does_not_take_another_video_of_the_name_as_done(model, tmp_path, form):
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+    (file,) = make(tmp_path, [12])
+    extract(model, [file], tmp_path / "out", windows(every=4), form)
+    (tmp_path / "other").mkdir()
+    other = write_video(tmp_path / "other" / "0_12.mp4", 12, seed=1)
+    with pytest.raises(feature_files.FeatureError, match=r"features '0_12' of .*, not of "):
+        extract(model, [other], tmp_path / "out", windows(every=4), form)
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path)
+    assert extract(model, [str(link / "0_12.mp4")], tmp_path / "out", windows(every=4), form) == (
+        0, {},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("form", feature_files.FORMATS)
+def test_odd_file_names_have_features(model, tmp_path, form):
+    """Hidden, no Unicode, as long as they can be; what cannot be read is listed all the same."""
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+    names = [".clip.mp4", os.fsdecode(b"caf\xe9.mp4"), "x" * 251 + ".mp4"]
+    (file,) = make(tmp_path, [12])
+    files = [shutil.copy(file, tmp_path / name) for name in names]
+    broken = str(tmp_path / os.fsdecode(b"\xff.mp4"))
+    out = tmp_path / "out"
+    for count in (3, 0):
+        finished, failures = extract(model, [*files, broken], out, windows(every=4), form)
+        assert (finished, list(failures)) == (count, [broken])
+    assert r"\udcff.mp4" in (out / "failures.csv").read_text(encoding="utf-8")
+    if form == "npy":
+        assert {p.stem for p in out.glob("*.npy")} == {".clip", r"caf\udce9", "x" * 251}
+    else:
+        table = pytest.importorskip("pyarrow.parquet").read_table(out / "features.parquet")
+        assert table["video"].to_pylist() == [".clip"] * 3 + [r"caf\udce9"] * 3 + ["x" * 251] * 3
 
 
 def test_parquet_has_the_rows_of_the_arrays(model, tmp_path):
@@ -195,7 +235,7 @@ def test_parquet_has_the_rows_of_the_arrays(model, tmp_path):
     out = tmp_path / "out"
     for taken in (files[:2], files, files):  # stopped after two, resumed, and nothing left to do
         extract(model, taken, out, windows(every=4), "parquet")
-        assert {p.name for p in out.iterdir()} == {"features.json", "features.parquet"}
+        assert {p.name for p in out.iterdir()} == {*NOTES, "features.parquet"}
     table = parquet.read_table(out / "features.parquet")
     assert json.loads(table.schema.metadata[b"features"])["every"] == 4
     names, numbers = table["video"].to_pylist(), table["window"].to_pylist()
@@ -246,16 +286,21 @@ def command(*args: str) -> subprocess.CompletedProcess:
 
 
 def test_the_command(tmp_path):
-    clips = make(tmp_path, [24, 24])
-    out = tmp_path / "out"
+    """Subtitles beside the videos and features among them are in nobody's way."""
+    (tmp_path / "videos").mkdir()
+    clips = make(tmp_path / "videos", [24, 24])
+    for clip in clips:
+        Path(clip).with_suffix(".srt").touch()
+    out = tmp_path / "videos" / "out"
     flags = [f"--checkpoint={checkpoint(tmp_path)}", f"--out={out}", "--every=4"]
-    found = command(*flags, *clips, str(tmp_path / "none.mp4"))
+    found = command(*flags, str(tmp_path / "videos"), str(tmp_path / "none.mp4"))
     assert found.returncode == 1
     assert "1 have no features" in found.stderr
+    assert "2 files are no videos by their names and left out" in found.stderr
     assert f"2 videos done, 0 were there: {out}" in found.stdout
     for clip in clips:
         assert np.load(out / f"{Path(clip).stem}.npy").shape == (6, DIM)
-    found = command(*flags, *clips)
+    found = command(*flags, str(tmp_path / "videos"))
     assert found.returncode == 0, found.stderr
     assert "0 videos done, 2 were there" in found.stdout
 

@@ -1,6 +1,7 @@
 """Top-5 of video files: which, what is printed, what a broken one does to the others."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,9 @@ from tiny_models import CONFIG, LABELS, checkpoint, random_weights, write_video
 
 from vmae_jax import model as model_lib
 from vmae_jax import predict, viz
+from vmae_jax.convert.rules import ConversionError
 from vmae_jax.data import inputs
+from vmae_jax.data.build import manifest
 from vmae_jax.data.videos import open_video
 from vmae_jax.data.views import EvalViews
 
@@ -49,6 +52,42 @@ def test_files_folders_and_patterns_are_found_once(tmp_path):
     (tmp_path / "empty").mkdir()
     unknown = [f"{root}/none.mp4", f"{root}/*.mkv", f"{root}/empty"]
     assert inputs.find(unknown) == unknown
+
+
+def test_a_folder_s_videos_are_those_with_a_video_s_suffix(tmp_path, caplog):
+    for name in ("a.MP4", "a.srt", "b/c.webm", "b/c.json", "out/a.npy"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    root = str(tmp_path)
+    assert inputs.find([root], leave_out=f"{root}/out") == [f"{root}/a.MP4", f"{root}/b/c.webm"]
+    assert "2 files are no videos by their names and left out" in caplog.text
+    assert inputs.find([f"{root}/a.srt", f"{root}/b/*"]) == [
+        f"{root}/a.srt", f"{root}/b/c.json", f"{root}/b/c.webm"
+    ]  # fmt: skip
+
+
+def test_linked_folders_are_searched_once_and_unreadable_ones_are_errors(tmp_path, monkeypatch):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "a.mp4").touch()
+    (tmp_path / "videos" / "linked").symlink_to(tmp_path / "store")
+    (tmp_path / "videos" / "linked_too").symlink_to(tmp_path / "store")
+    (tmp_path / "store" / "loop").symlink_to(tmp_path / "videos")
+    root = str(tmp_path / "videos")
+    assert inputs.find([root]) == [f"{root}/linked/a.mp4"]
+    assert [v.path for v in manifest.read_manifest(root).videos] == ["linked/a.mp4"]
+
+    def locked(path):
+        if str(path).endswith("linked"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    scandir = os.scandir  # the super-user may read everything, so no mode does
+    monkeypatch.setattr(os, "scandir", locked)
+    with pytest.raises(PermissionError):
+        inputs.find([root])
+    with pytest.raises(manifest.BuildError, match=r"linked cannot be read \(Permission denied\)"):
+        manifest.read_manifest(root)
 
 
 def test_jobs_take_turns_in_an_order_of_their_own():
@@ -152,7 +191,7 @@ def test_names_come_from_the_file_else_from_the_checkpoint(model, tmp_path):
     text.write_text("eins\nzwei\ndrei\nvier\nfünf\nsechs\n\n", encoding="utf-8")
     assert predict.class_names(str(text), model)[4] == "fünf"
     as_json = tmp_path / "names.json"
-    as_json.write_text(json.dumps(["a", "b", "c", "d", "e", "f"]))
+    as_json.write_text(json.dumps(["a", "b", "c", "d", "e", "f"]), encoding="utf-8-sig")
     assert predict.class_names(str(as_json), model) == tuple("abcdef")
     nameless = model_lib.from_weights(random_weights(labels=()))
     assert predict.class_names(None, nameless)[:2] == ("class 0", "class 1")
@@ -162,8 +201,8 @@ def test_names_come_from_the_file_else_from_the_checkpoint(model, tmp_path):
     ("content", "message"),
     [
         ("a\nb\n", "names 2 classes, the head tells 6 apart"),
-        ("[1, 2, 3, 4, 5, 6]", "expected a list of names"),
-        ("[broken", "--labels=.*names"),
+        ("[1, 2, 3, 4, 5, 6]", "or a JSON list of names"),
+        ("[broken", "names of classes cannot be read"),
         (None, "No such file"),
     ],
 )
@@ -171,7 +210,7 @@ def test_wrong_names_are_one_line(model, tmp_path, content, message):
     path = tmp_path / "names"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(model_lib.ModelError, match=message):
+    with pytest.raises((model_lib.ModelError, ConversionError), match=message):
         predict.class_names(str(path), model)
 
 
@@ -180,12 +219,15 @@ def test_wrong_names_are_one_line(model, tmp_path, content, message):
 
 def test_the_command(tmp_path):
     clip = write_video(tmp_path / "clip.mp4")
+    (tmp_path / "empty").mkdir()
     found = command(
         f"--checkpoint={checkpoint(tmp_path)}", f"--out={tmp_path / 'out'}", clip,
-        str(tmp_path / "nothing*.mp4"),
+        str(tmp_path / "nothing*.mp4"), str(tmp_path / "empty"), os.fsdecode(b"\xff.mp4"),
     )  # fmt: skip
     assert found.returncode == 1
-    assert found.stderr.strip() == "1 of 2 clips could not be answered"
+    assert found.stderr.strip() == "3 of 4 clips could not be answered"
+    assert "empty: cannot be opened: a folder without videos" in found.stdout
+    assert r"\udcff.mp4: cannot be opened" in found.stdout
     assert "6 classes, 4 frames of 32x32 pixels" in found.stdout
     assert "nothing*.mp4: cannot be opened" in found.stdout
     assert sum(label in found.stdout for label in LABELS) == 5

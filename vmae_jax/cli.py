@@ -3,14 +3,15 @@
 import ctypes
 import sys
 
-from absl import flags
+from absl import flags, logging
 
 from vmae_jax import model as model_lib
 from vmae_jax.checkpoint import CheckpointError
+from vmae_jax.config import ConfigError
 from vmae_jax.convert.rules import ConversionError
 
 # What ends a command in one line.
-ERRORS = (model_lib.ModelError, ConversionError, CheckpointError, OSError)
+ERRORS = (model_lib.ModelError, ConversionError, CheckpointError, ConfigError, OSError)
 
 flags.disclaim_key_flags()  # --help lists the flags as those of the command
 
@@ -46,6 +47,13 @@ def define_flags() -> None:
     )
     flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16"), "Of the computation.")
     flags.DEFINE_integer("threads", 2, "Videos that are decoded at once.", lower_bound=1)
+
+
+def prepare() -> None:
+    """What a command does before its work: quiet libraries, any file's name on stdout, memory."""
+    logging.set_verbosity(logging.WARNING)
+    sys.stdout.reconfigure(errors="backslashreplace")  # a name is bytes, which may be no text
+    keep_freed_memory()
 
 
 def keep_freed_memory() -> None:

@@ -1,6 +1,7 @@
 """The folder that features are written to: whole files only, and never of two kinds."""
 
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -27,7 +28,10 @@ class NpyFile:
     def __init__(self, path: str):
         self._path = path
         folder, name = os.path.split(path)
-        self._draft = os.path.join(folder, f".{name}.incomplete")
+        short = hashlib.sha256(os.fsencode(name)).hexdigest()[
+            :16
+        ]  # a name may be as long as can be
+        self._draft = os.path.join(folder, f".{short}.incomplete")
         self._row: tuple[int, ...] = ()
         self.rows = 0
         with open(self._draft, "wb") as file:
@@ -55,7 +59,8 @@ class NpyFile:
 class Folder:
     """Features of videos by name, as one .npy each or as one Parquet file.
 
-    `features.json` says what they are of; a folder with other features is refused.
+    `features.json` says how they were made, `sources.json` of which files; a folder with other
+    features is refused.
     """
 
     def __init__(self, path: str, form: str, settings: Mapping[str, Any]):
@@ -81,10 +86,9 @@ class Folder:
     def _check_settings(self) -> None:
         path = os.path.join(self.path, "features.json")
         if not os.path.exists(path):
-            _write(path, json.dumps(self._settings, indent=2) + "\n")
+            _write(path, self._settings)
             return
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
+        found = _read(path)
         keys = sorted(found.keys() | self._settings.keys())
         pairs = {key: (found.get(key), self._settings.get(key)) for key in keys}
         other = [f"{key} = {old!r}, not {new!r}" for key, (old, new) in pairs.items() if old != new]
@@ -94,8 +98,29 @@ class Folder:
                 "or delete it"
             )
 
-    def done(self) -> set[str]:
-        """Names of the videos whose features are there."""
+    def missing(self, videos: Mapping[str, str]) -> list[str]:
+        """Which of some videos have no features yet, and takes note of what they are.
+
+        Args:
+          videos: paths by name.
+
+        Raises:
+          FeatureError: where the features under a name are of another video.
+        """
+        done = self._done()
+        note = os.path.join(self.path, "sources.json")
+        sources = _read(note) if os.path.exists(note) else {}
+        asked = {name: os.path.realpath(path) for name, path in videos.items()}
+        for name, path in asked.items():
+            if name in done and sources.get(name, path) != path:
+                raise FeatureError(
+                    f"--out={self.path} holds features {name!r} of {sources[name]}, not of {path}; "
+                    f"give another --out, or if the file has moved, delete {note}"
+                )
+        _write(note, sources | asked)
+        return [path for name, path in videos.items() if name not in done]
+
+    def _done(self) -> set[str]:
         names = {n.removesuffix(".npy") for n in os.listdir(self._arrays) if _is_whole(n)}
         return names | self._in_table()
 
@@ -115,7 +140,8 @@ class Folder:
             if os.path.exists(path):
                 os.unlink(path)
             return ""
-        with open(path, "w", newline="", encoding="utf-8") as file:
+        # A file's name is bytes, which may be no text.
+        with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             csv.writer(file, lineterminator="\n").writerows(
                 [("video", "reason"), *failures.items()]
             )
@@ -162,14 +188,20 @@ class Folder:
 
 
 def _is_whole(name: str) -> bool:
-    return name.endswith(".npy") and not name.startswith(".")
+    return name.endswith(".npy")  # a draft ends in .incomplete
 
 
-def _write(path: str, text: str) -> None:
+def _write(path: str, content: Mapping[str, Any]) -> None:
     draft = f"{path}.incomplete"
     with open(draft, "w", encoding="utf-8") as file:
-        file.write(text)
+        json.dump(content, file, indent=2)
+        file.write("\n")
     os.replace(draft, path)
+
+
+def _read(path: str) -> dict[str, Any]:
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
 
 
 def _pyarrow() -> Any:

@@ -33,7 +33,7 @@ import google_crc32c
 import jax
 import numpy as np
 import tqdm
-from absl import app, flags, logging
+from absl import app, flags
 from jax.sharding import Mesh
 
 from vmae_jax import cli, config, sharding, tree
@@ -245,12 +245,13 @@ def extract(
 
 
 def name_of(video: str) -> str:
-    """What the features of a video are called: its file name without the last suffix."""
-    return os.path.splitext(os.path.basename(video))[0]
+    """What the features of a video are called: its file name without the last suffix, as text."""
+    name = os.path.splitext(os.path.basename(video))[0]
+    return name.encode(errors="backslashreplace").decode()
 
 
-def check_names(videos: Sequence[str]) -> None:
-    """Raises FeatureError where two videos would have features of one name."""
+def by_names(videos: Sequence[str]) -> dict[str, str]:
+    """The videos by their names; FeatureError where two would have features of one name."""
     by_name: dict[str, str] = {}
     for video in videos:
         other = by_name.setdefault(name_of(video), video)
@@ -258,6 +259,7 @@ def check_names(videos: Sequence[str]) -> None:
             raise FeatureError(
                 f"{other} and {video} would both be {name_of(video)}.npy; give them an --out each"
             )
+    return by_name
 
 
 def fingerprint(params: model_lib.Params) -> str:
@@ -321,19 +323,16 @@ def windows_of_flags(model: model_lib.Model) -> Windows:
 
 def main(argv: list[str]) -> None:
     given = flags.FLAGS
-    videos = inputs.find(argv[1:])
-    if not videos:
+    if not argv[1:]:
         raise app.UsageError("no video given: name files, folders or patterns; see --help")
-    logging.set_verbosity(logging.WARNING)
-    cli.keep_freed_memory()
+    cli.prepare()
     try:
-        check_names(videos)
+        videos = by_names(inputs.find(argv[1:], leave_out=given.out))
         model = cli.load_model()
         print(model, flush=True)
         windows = windows_of_flags(model)
         folder = Folder(given.out, given.format, settings_of(model, windows, given.tokens))
-        done = folder.done()
-        missing = [video for video in videos if name_of(video) not in done]
+        missing = folder.missing(videos)
         with tqdm.tqdm(total=len(missing), unit="video", desc="videos") as bar:
             finished, failures = extract(
                 model, missing, windows, folder, tokens=given.tokens,

@@ -151,7 +151,7 @@ class Model:
         return jax.jit(apply)
 
 
-def load(path: str, *, dtype: str = "float32", **overrides: int) -> Model:
+def load(path: str | os.PathLike, *, dtype: str = "float32", **overrides: int) -> Model:
     """Reads a checkpoint of any kind: a run's workdir, a .pth, .bin or .safetensors file, or a
     Hugging Face directory.
 

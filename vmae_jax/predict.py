@@ -30,11 +30,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 from etils import epath
 
 from vmae_jax import cli, metrics, viz
 from vmae_jax import model as model_lib
+from vmae_jax.convert import files
 from vmae_jax.data import inputs
 from vmae_jax.data.videos import VideoError, open_video
 from vmae_jax.data.views import EvalViews
@@ -94,33 +95,19 @@ def class_names(labels: str | None, model: model_lib.Model) -> tuple[str, ...]:
     """From the file `labels`, else from the checkpoint, else numbers.
 
     Raises:
-      ModelError: where the file cannot be read or has another number of names than the head.
+      ConversionError: where the file cannot be read.
+      ModelError: where it has another number of names than the head has classes.
     """
     count = model.num_classes
     names = model.label_names or tuple(f"class {i}" for i in range(count))
     if labels:
-        names = _read_names(labels)
+        names = files.read_names(labels)
     if len(names) != count:
         raise model_lib.ModelError(
             f"{f'--labels={labels}' if labels else 'the checkpoint'} names {len(names)} classes, "
             f"the head tells {count} apart"
         )
     return names
-
-
-def _read_names(path: str) -> tuple[str, ...]:
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            text = file.read()
-        names = json.loads(text) if text.lstrip()[:1] == "[" else text.splitlines()
-    except (OSError, ValueError) as error:
-        raise model_lib.ModelError(f"--labels={path}: {error}") from None
-    if not all(isinstance(name, str) for name in names):
-        raise model_lib.ModelError(f"--labels={path}: expected a list of names")
-    names = [name.strip() for name in names]
-    while names and not names[-1]:
-        names.pop()
-    return tuple(names)
 
 
 # ---- Out ----
@@ -224,12 +211,11 @@ def define_flags() -> None:
 
 def main(argv: list[str]) -> None:
     given = flags.FLAGS
-    clips = inputs.find(argv[1:])
-    if not clips:
+    if not argv[1:]:
         raise app.UsageError("no clip given: name video files, folders or patterns; see --help")
-    logging.set_verbosity(logging.WARNING)
-    cli.keep_freed_memory()
+    cli.prepare()
     try:
+        clips = inputs.find(argv[1:], leave_out=given.out)
         model = cli.load_model()
         names = class_names(given.labels, model)
         print(model, file=sys.stderr if given.json else sys.stdout, flush=True)

@@ -48,7 +48,7 @@ def test_what_it_is_is_shown_before_anything_is_written(tmp_path, weights):
 
 def test_a_label_map_and_names(tmp_path, weights):
     (tmp_path / "map.json").write_text("[2, 0]")
-    (tmp_path / "names.txt").write_text("sitting\nrunning\n")
+    (tmp_path / "names.txt").write_text("sitting\n\nrunning\n", encoding="utf-8-sig")
     done = convert(
         tmp_path, "--input=in.safetensors", "--output=out", "--to=transformers",
         "--label_map=map.json", "--labels=names.txt",
@@ -83,15 +83,39 @@ def test_one_line_errors_and_nothing_half_written(tmp_path, weights):
     assert (tmp_path / "taken.pth").read_bytes() == b"mine"
 
 
-def test_a_write_that_fails_leaves_nothing(tmp_path, weights, monkeypatch):
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(save, "save_file", full)
-    for path, to in (("out", "transformers"), ("out.safetensors", "original")):
-        with pytest.raises(ConversionError, match="No space left"):
-            save.save(weights, str(tmp_path / path), to)
+def test_a_write_that_fails_leaves_nothing(tmp_path, weights):
+    """As on a full disk: no file may have more than a few bytes. PyTorch may not survive it."""
+    code = """
+import resource
+from vmae_jax.convert import load, save
+weights = load.load("in.safetensors")
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+for path, to in ("out", "transformers"), ("out.safetensors", "original"), ("out.pth", "original"):
+    try:
+        save.save(weights, path, to)
+    except save.ConversionError as error:
+        print(error, flush=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3, done.stderr
+    for line, name in zip(lines, ("out", "out.safetensors", "out.pth"), strict=True):
+        assert line.startswith(f"{tmp_path / name}: cannot be written (")
     assert os.listdir(tmp_path) == ["in.safetensors"]
+
+
+def test_files_have_the_mode_of_any_new_file(tmp_path, weights):
+    before = os.umask(0o027)
+    try:
+        save.save(weights, str(tmp_path / "out"), "transformers")
+        for name in ("out.safetensors", "out.pth"):
+            save.save(weights, str(tmp_path / name), "original")
+    finally:
+        os.umask(before)
+    made = [*(tmp_path / "out").iterdir(), tmp_path / "out.safetensors", tmp_path / "out.pth"]
+    assert {path.stat().st_mode & 0o777 for path in made} == {0o640}
 
 
 def test_overwriting_keeps_what_else_lies_there(tmp_path, weights):
@@ -105,11 +129,40 @@ def test_overwriting_keeps_what_else_lies_there(tmp_path, weights):
     assert (folder / "README.md").read_text() == "mine"
 
 
+def test_overwriting_that_stops_midway_leaves_no_model_of_two_parts(tmp_path, weights, monkeypatch):
+    folder = tmp_path / "out"
+    save.save(weights, str(folder), "transformers")
+
+    replace = os.replace
+    for last in ("model.safetensors", "config.json"):
+
+        def stop(source, target, last=last):
+            if target == str(folder / last):
+                raise OSError(5, "Input/output error")
+            return replace(source, target)
+
+        monkeypatch.setattr(os, "replace", stop)
+        with pytest.raises(ConversionError, match="Input/output error"):
+            save.save(weights, str(folder), "transformers", overwrite=True)
+        assert not (folder / "config.json").exists()
+
+
 def run_of(workdir, params, recipe, **meta):
     """A workdir with one checkpoint."""
     with contextlib.closing(checkpoint.Checkpoints(str(workdir / "checkpoints"))) as checkpoints:
         state = {"step": 1, "params": params}
         checkpoints.save(1, state, {"config": config.to_dict(recipe), **meta})
+
+
+def test_a_run_of_another_version_is_named(tmp_path):
+    weights = tiny_weights.random("pretrain")
+    with contextlib.closing(checkpoint.Checkpoints(str(tmp_path / "checkpoints"))) as checkpoints:
+        state = {"step": 1, "params": weights.params}
+        checkpoints.save(1, state, {"config": {"no_longer": {"there": 1}}})
+    with pytest.raises(
+        ConversionError, match=f"^{tmp_path}: is a run of another version .*no_long"
+    ):
+        load.load(tmp_path)
 
 
 def recipe_of(model, **changes):

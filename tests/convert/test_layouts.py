@@ -8,11 +8,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tiny_weights
-from safetensors.numpy import save_file
+import torch
+from safetensors.numpy import load_file, save_file
 
 from vmae_jax import config as config_lib
 from vmae_jax.config import ModelConfig
-from vmae_jax.convert import load, rules
+from vmae_jax.convert import load, rules, save
 from vmae_jax.convert.rules import ConversionError
 from vmae_jax.models import layers
 
@@ -129,6 +130,33 @@ def test_classifying_by_the_first_token_is_refused(tmp_path, layout):
         reload(tmp_path, tensors)
 
 
+def test_what_a_file_says_of_itself_goes_before_a_config_beside_it(tmp_path):
+    weights = tiny_weights.random("classifier", SMALL, names="abcde")
+    for names in (weights.label_names, ()):
+        path = str(tmp_path / "model.safetensors")
+        wanted = dataclasses.replace(weights, label_names=names)
+        save.save(wanted, path, "original", overwrite=True)
+        config = {
+            "image_size": 64, "num_frames": 8, "num_attention_heads": 6, "layer_norm_eps": 1e-3,
+            "use_mean_pooling": False, "id2label": {str(i): f"other {i}" for i in range(5)},
+        }  # fmt: skip
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        for source in (path, str(tmp_path)):
+            tiny_weights.same(load.load(source), wanted)
+
+
+def test_a_file_of_a_hugging_face_directory_has_its_config(tmp_path):
+    weights = tiny_weights.random("classifier", names="abcde")
+    save.save(weights, str(tmp_path / "hf"), "transformers")
+    tensors = load_file(tmp_path / "hf" / "model.safetensors")
+    torch.save(
+        {name: torch.from_numpy(tensor) for name, tensor in tensors.items()},
+        tmp_path / "hf" / "pytorch_model.bin",
+    )
+    for name in ("", "model.safetensors", "pytorch_model.bin"):
+        tiny_weights.same(load.load(tmp_path / "hf" / name), weights)
+
+
 def test_a_contradicting_config_is_an_error(tmp_path):
     tensors = tensors_of(tiny_weights.random("classifier", SMALL), "hugging_face")
     save_file(tensors, tmp_path / "model.safetensors")
@@ -139,6 +167,26 @@ def test_a_contradicting_config_is_an_error(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ConversionError, match="is not JSON"):
         load.load(str(tmp_path))
+
+
+def test_heads_that_nobody_knows_are_given_to_the_converter(tmp_path):
+    """Not every command has a flag for them."""
+    tensors = tensors_of(tiny_weights.random("pretrain", SMALL))
+    for known, flag in (({"heads": 0}, "--heads"), ({"decoder_heads": 0}, "--decoder_heads")):
+        with pytest.raises(
+            ConversionError, match=f"run python -m vmae_jax.convert .* {flag}=.* use"
+        ):
+            reload(tmp_path, tensors, **known)
+
+
+def test_sizes_beyond_memory_are_an_error(tmp_path):
+    """A small file can claim any: a width here, nothing that has it there."""
+    tensors = {
+        "patch_embed.proj.weight": np.zeros((2**20, 3, 1, 1, 1), np.float16),
+        "blocks.0.mlp.fc1.weight": np.zeros((1, 1), np.float16),
+    }
+    with pytest.raises(ConversionError, match="does not fit into this machine's memory"):
+        reload(tmp_path, tensors, heads=1, image_size=2, num_frames=2)
 
 
 def test_a_missing_block_is_an_error(tmp_path):
@@ -184,6 +232,9 @@ def test_fixed_position_tables_are_dropped_and_learned_ones_kept(tmp_path):
         reload(tmp_path, tensors, num_frames=8)
     with pytest.raises(ConversionError, match="unexpected pos_embed"):
         reload(tmp_path, tensors | {"pos_embed": tables["pos_embed"] + 1})
+    for shape in ((1, 10**9, 0), (1, n, 47), (n, 48)):
+        with pytest.raises(ConversionError, match=r"expected \[1, tokens, 48\]"):
+            reload(tmp_path, tensors | {"encoder.pos_embed": np.zeros(shape, np.float32)})
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import tiny_weights
 import torch
 
 from vmae_jax.config import ModelConfig
-from vmae_jax.convert import load, rules, save
+from vmae_jax.convert import load, rules, save, torch_io
 from vmae_jax.convert.rules import ConversionError
 
 TINY = ModelConfig(variant="16x1x2x24", image_size=8, num_frames=2, patch_size=4)
@@ -157,6 +157,31 @@ def test_shared_and_strided_tensors(tmp_path, state):
         np.testing.assert_equal(rules.flatten(found.params), rules.flatten(wanted.params))
 
 
+def test_one_storage_of_all_tensors_is_read_once(tmp_path, state, monkeypatch):
+    flat = torch.cat([tensor.flatten() for tensor in state.values()])
+    parts = flat.split([tensor.numel() for tensor in state.values()])
+    views = [part.view(old.shape) for part, old in zip(parts, state.values(), strict=True)]
+    path = tmp_path / "flat.pth"
+    torch.save({"model": dict(zip(state, views, strict=True))}, path)
+    read, read_all = [], zipfile.ZipFile.read
+    monkeypatch.setattr(
+        zipfile.ZipFile, "read", lambda file, name: read.append(name) or read_all(file, name)
+    )
+    found = load.load(str(path), heads=2, image_size=8, num_frames=2)
+    assert len([name for name in read if "/data/" in name]) == 1
+    wanted = load.load(str(tmp_path / "good.pth"))
+    np.testing.assert_equal(rules.flatten(found.params), rules.flatten(wanted.params))
+
+
+def test_a_file_that_shrinks_meanwhile_is_not_read_beyond_its_end(tmp_path, state):
+    path = tmp_path / "old.pth"
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    content = torch_io.read(str(path))
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(ConversionError, match="became shorter"):
+        _ = [np.asarray(tensor) for tensor in content.values()]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -165,9 +190,11 @@ def test_shared_and_strided_tensors(tmp_path, state):
         (b"<!DOCTYPE html><html>", "a web page"),
         (b"\x89PNG\r\n\x1a\n" + bytes(100), "neither .pth nor .safetensors"),
         (b"\x80\x02" + bytes(50), "damaged"),
-        (b"PK\x03\x04" + bytes(50), "damaged"),
+        (b"PK\x03\x04" + bytes(50), "archive without its end"),
         (pickle.dumps({"a": 1}), "not one of torch.save"),
-        (b"\x80\x02r\xff\xff\xff\x7fN.", "damaged|memory"),  # room for 2^31 memoised objects
+        (b"\x80\x02r\xff\xff\xff\x7fN.", "damaged"),  # room for 2^31 memoised objects
+        (b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b".", "damaged"),  # for 2^40 bytes
+        (b"\x80\x02}N" + b"\x85" * 300_000 + b"Ns.", "damaged"),  # a key that overflows the stack
         (struct.pack("<Q", 2**31) + b'{"a"', "damaged"),
     ],
 )
@@ -201,6 +228,20 @@ def test_foreign_archives_and_dicts(tmp_path, state):
         file.writestr("a/data.pkl", bytes(10**6))
     path.write_bytes(archive.getvalue())
     assert "compressed" in refusal(path)
+
+
+def test_what_a_pickle_says_is_neither_joined_nor_written_out(tmp_path):
+    twice = b"ctorch\ndevice\n(h\x00h\x00tRq\x00"  # of the text before it
+    pickled = b"\x80\x02X\x01\x00\x00\x00aq\x00" + twice * 60 + b"."
+    assert len(torch_io._Unpickler(io.BytesIO(pickled)).load()) < 100
+
+    path = tmp_path / "storage.pth"
+    text = b"X\x01\x00\x00\x00a"
+    for key, numbers in ((b"]", b"K\x01"), (text, text), (text, b"J\xff\xff\xff\xff")):
+        storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n" + key + text + numbers + b"tQ"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x/data.pkl", b"\x80\x02" + storage + b".")
+        assert "no known type, name and size" in refusal(path)
 
 
 def test_values_that_no_training_leaves_are_refused(tmp_path, state):

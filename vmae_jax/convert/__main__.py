@@ -27,13 +27,14 @@ import dataclasses
 import json
 import os
 import sys
+from typing import Any
 
 import numpy as np
 from absl import app, flags, logging
 
 from vmae_jax.checkpoint import CheckpointError
 from vmae_jax.config import ConfigError, tower_name
-from vmae_jax.convert import save
+from vmae_jax.convert import files, save
 from vmae_jax.convert.load import Weights, load
 from vmae_jax.convert.rules import ConversionError
 
@@ -56,7 +57,7 @@ _ALLOW_MISSING = flags.DEFINE_list(
 _LABEL_MAP = flags.DEFINE_string(
     "label_map", None, "JSON list: for each class of the output, its row of the input's head."
 )
-_LABELS = flags.DEFINE_string("labels", None, "Text file with the name of each class in a line.")
+_LABELS = flags.DEFINE_string("labels", None, "Names of the classes: one per line, or a JSON list.")
 _HEADS = flags.DEFINE_integer(
     "heads", 0, "Attention heads, where the input does not say; 0 = by the table of variants."
 )
@@ -102,7 +103,7 @@ def _classes(weights: Weights) -> str:
 def relabelled(weights: Weights, label_map: str | None, labels: str | None) -> Weights:
     """Selects the head's rows, and names the classes."""
     if label_map:
-        rows = _read(label_map, json.load)
+        rows = _read_json(label_map)
         valid = isinstance(rows, list) and all(type(row) is int for row in rows)
         if not valid or not rows or not all(0 <= row < weights.num_classes for row in rows):
             raise ConversionError(
@@ -115,7 +116,7 @@ def relabelled(weights: Weights, label_map: str | None, labels: str | None) -> W
             weights, params={**weights.params, "head": head}, label_names=names
         )
     if labels:
-        names = tuple(line.strip() for line in _read(labels, list) if line.strip())
+        names = files.read_names(labels)
         if len(names) != weights.num_classes:
             raise ConversionError(
                 f"{labels}: names {len(names)} classes, the weights have {weights.num_classes}"
@@ -124,10 +125,10 @@ def relabelled(weights: Weights, label_map: str | None, labels: str | None) -> W
     return weights
 
 
-def _read(path: str, read):
+def _read_json(path: str) -> Any:
     try:
-        with open(path, encoding="utf-8") as file:
-            return read(file)
+        with open(path, encoding="utf-8-sig") as file:
+            return json.load(file)
     except (OSError, ValueError) as error:
         raise ConversionError(f"{path}: cannot be read ({error})") from None
 

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -32,8 +32,7 @@ class Source:
     path: str
     tensors: Mapping[str, Any]  # with .shape and .dtype, read by np.asarray
     described: str  # in words
-    config: Mapping[str, Any]  # config.json beside it, or {}
-    args: Mapping[str, Any]  # the settings of the run that wrote a .pth, or {}
+    settings: Mapping[str, Any]  # what it says of its model, else config.json beside it, else {}
     notes: tuple[str, ...] = ()
 
 
@@ -82,9 +81,16 @@ def read(path: str) -> Source:
         return _directory(path)
     if not os.path.exists(path):
         raise ConversionError(f"{path}: no such file or directory")
-    config = _beside(path, "config.json") if _is_safetensors(path) else {}
-    tensors, described, args, notes = _file(path)
-    return Source(path, tensors, described, config, args, notes)
+    tensors, described, settings, notes = _file(path)
+    if not settings and (_is_safetensors(path) or is_hugging_face(tensors)):
+        settings = _config_beside(path)
+    return Source(path, tensors, described, settings, notes)
+
+
+def is_hugging_face(names: Iterable[str]) -> bool:
+    """Whether tensors have the names that `transformers` gives them."""
+    marks = (".attention.attention.", "patch_embeddings.projection")
+    return any(mark in f".{name}" for name in names for mark in marks)
 
 
 def _directory(path: str) -> Source:
@@ -95,10 +101,10 @@ def _directory(path: str) -> Source:
             "checkpoint file, a Hugging Face model directory or a --workdir"
         )
     full = os.path.join(path, name)
-    config = _beside(full, "config.json")
     if not name.endswith(".index.json"):
-        tensors, described, args, notes = _file(full)
-        return Source(path, tensors, f"{described} of a directory", config, args, notes)
+        tensors, described, settings, notes = _file(full)
+        settings = settings or _config_beside(full)
+        return Source(path, tensors, f"{described} of a directory", settings, notes)
     index = _json(full).get("weight_map")
     if not isinstance(index, dict) or not all(isinstance(v, str) for v in index.values()):
         raise ConversionError(f"{full}: has no weight_map")
@@ -111,17 +117,17 @@ def _directory(path: str) -> Source:
         if twice or found.keys() != {n for n, s in index.items() if s == shard}:
             raise ConversionError(f"{full}: {shard} holds other tensors than the index says")
         tensors.update(found)
-    return Source(path, tensors, f"{described} in shards", config, {})
+    return Source(path, tensors, f"{described} in shards", _config_beside(full))
 
 
 def _file(path: str) -> tuple[dict[str, Any], str, Mapping[str, Any], tuple[str, ...]]:
-    """Tensors, the file in words, the run's settings and notes."""
+    """Tensors, the file in words, the settings that it holds and notes."""
     if not os.path.exists(path):
         raise ConversionError(f"{path}: is named by the index, but is not there")
     _refuse_foreign(path)
     if _is_safetensors(path):
-        tensors, args = _safetensors(path)
-        return tensors, "safetensors", args, ()
+        tensors, settings = _safetensors(path)
+        return tensors, "safetensors", settings, ()
     content = torch_io.read(path)
     return _state(path, content)
 
@@ -163,9 +169,9 @@ def _state(path: str, content: Any) -> tuple[dict, str, Mapping[str, Any], tuple
         raise ConversionError(f"{path}: holds no dict of tensors")
     under = next((key for key in STATES if isinstance(content.get(key), dict)), None)
     state = content if under is None else content[under]
-    strange = [str(k) for k, v in state.items() if not isinstance(v, torch_io.Tensor)]
+    strange = [_word(k) for k, v in state.items() if not isinstance(v, torch_io.Tensor)]
     if (under is None and strange) or not state:
-        keys = listed(map(str, content), 10)
+        keys = listed(map(_word, content), 10)
         raise ConversionError(
             f"{path}: has no dict of tensors under {', '.join(STATES)}, nor is it one; it holds "
             f"{keys or 'nothing'}"
@@ -174,16 +180,38 @@ def _state(path: str, content: Any) -> tuple[dict, str, Mapping[str, Any], tuple
         raise ConversionError(f"{path}: among its weights, {listed(strange)} are no tensors")
     args = content.get("args") if under else None
     notes = ()
-    beside = [str(key) for key in content if key not in (under, "args")]
+    beside = [_word(key) for key in content if key not in (under, "args")]
     if under and beside:
         notes = (f"not read: {listed(beside, 10)} beside {under}",)
     settings = vars(args) if type(args).__name__ == "Namespace" else args
     return state, f".pth ({under or 'bare'})", settings if isinstance(settings, dict) else {}, notes
 
 
-def _beside(path: str, name: str) -> Mapping[str, Any]:
-    path = os.path.join(os.path.dirname(path), name)
+def _word(key: Any) -> str:
+    """A key for a message; one of a foreign file may be anything."""
+    return key[:100] if isinstance(key, str) else f"a key of type {type(key).__name__}"
+
+
+def _config_beside(path: str) -> Mapping[str, Any]:
+    path = os.path.join(os.path.dirname(path), "config.json")
     return _json(path) if os.path.exists(path) else {}
+
+
+def read_names(path: str) -> tuple[str, ...]:
+    """Names of classes in their order: one per line, empty lines left out, or a JSON list.
+
+    Raises:
+      ConversionError: if it is neither.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            text = file.read()
+        names = json.loads(text) if text.lstrip()[:1] == "[" else text.splitlines()
+    except (ValueError, RecursionError, OSError) as error:
+        raise ConversionError(f"{path}: names of classes cannot be read ({error})") from None
+    if not all(isinstance(name, str) for name in names):
+        raise ConversionError(f"{path}: expected one name per line, or a JSON list of names")
+    return tuple(name.strip() for name in names if name.strip())
 
 
 def _json(path: str) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from vmae_jax import config as config_lib
 from vmae_jax.convert import sizes
-from vmae_jax.convert.files import Checked, Source
+from vmae_jax.convert.files import Checked, Source, is_hugging_face
 from vmae_jax.convert.rules import ConversionError, listed, matches
 from vmae_jax.convert.sizes import Overrides
 
@@ -43,10 +43,7 @@ def recognise(
     tensors = _unwrapped(source)
     dropped = [name for name in tensors if matches(name, drop)]
     tensors = {name: tensor for name, tensor in tensors.items() if name not in set(dropped)}
-    hugging_face = any(
-        ".attention.attention." in f".{name}" or "patch_embeddings.projection" in name
-        for name in tensors
-    )
+    hugging_face = is_hugging_face(tensors)
     name = "hugging_face" if hugging_face else "original"
     described = "original layout"
     if hugging_face:
@@ -62,9 +59,7 @@ def recognise(
     if half:
         exact = "rounded" if "float64" in half else "exactly"
         notes.append(f"{' and '.join(half)} weights become float32 ({exact})")
-    model, assumed = sizes.infer(
-        checked, kind, name, source.config, source.args, overrides or Overrides()
-    )
+    model, assumed = sizes.infer(checked, kind, name, source.settings, overrides or Overrides())
     return Layout(kind, name, described, checked, model, (*notes, *assumed))
 
 
@@ -125,7 +120,8 @@ def _drop_key_biases(tensors: dict[str, Checked], notes: list[str]) -> None:
     if wrong:
         raise ConversionError(
             f"biases of keys are not zero: {listed(wrong, 3)}; softmax cancels them, so outputs do "
-            "not change without them: leave them out with --drop='*.key.bias'"
+            "not change without them: run python -m vmae_jax.convert --input=... "
+            "--drop='*.key.bias' --output=..., then use its output"
         )
     for name in names:
         del tensors[name]

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from vmae_jax import checkpoint
-from vmae_jax.config import ClassifierConfig, Config, ModelConfig, from_config_dict
+from vmae_jax.config import ClassifierConfig, Config, ConfigError, ModelConfig, from_config_dict
 from vmae_jax.convert import files, layouts, rules
 from vmae_jax.convert.layouts import Layout
 from vmae_jax.convert.rules import ConversionError
@@ -42,7 +42,7 @@ class Weights:
 
 
 def load(
-    path: str,
+    path: str | os.PathLike,
     *,
     heads: int = 0,
     decoder_heads: int = 0,
@@ -65,6 +65,7 @@ def load(
       ConversionError: if it is damaged, foreign or unsafe, or does not make a model.
       CheckpointError: if a run's checkpoint is damaged.
     """
+    path = os.fspath(path)
     overrides = Overrides(heads, decoder_heads, image_size, num_frames)
     allow_missing, drop = tuple(allow_missing), tuple(drop)
     if "://" in path or os.path.isdir(os.path.join(path, "checkpoints")):
@@ -81,6 +82,10 @@ def load(
         params = rules.from_torch(layout.tensors, _like(layout), table, layout.model, allow_missing)
     except OSError as error:
         raise ConversionError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except MemoryError as error:
+        raise ConversionError(f"{path}: its model does not fit into this machine's memory") from (
+            error
+        )
     except ConversionError as error:
         named = str(error).startswith(path)
         raise ConversionError(str(error) if named else f"{path}: {error}") from error
@@ -91,7 +96,10 @@ def load(
 
 def _from_workdir(path: str) -> Weights:
     meta, params = checkpoint.load_params(path)
-    config = from_config_dict(meta["config"])
+    try:
+        config = from_config_dict(meta["config"])
+    except ConfigError as error:
+        raise ConversionError(f"{path}: is a run of another version ({error})") from error
     kind = "pretrain" if config.task == "pretrain" else "classifier"
     if config.task == "probe" and config.probe.kind == "attentive":
         raise ConversionError(
@@ -136,12 +144,12 @@ def _name(layout: Layout, path: str) -> str:
 
 
 def _label_names(source: files.Source, layout: Layout) -> tuple[str, ...]:
-    """id2label of config.json, or what this package wrote, where each class has a true name."""
+    """What this package wrote, or id2label of config.json, where each class has a true name."""
     head = layout.tensors.get(_name(layout, "head/bias")) if layout.kind == "classifier" else None
     if head is None:
         return ()
-    names = source.args.get("label_names")
-    labels = source.config.get("id2label")
+    names = source.settings.get("label_names")
+    labels = source.settings.get("id2label")
     if isinstance(labels, dict):
         names = [labels.get(str(i)) for i in range(len(labels))]
     if not isinstance(names, list) or len(names) != head.shape[0]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from vmae_jax.convert import files, rules, torch_io
@@ -95,12 +96,22 @@ def _whole(path: str, write: Callable[[str], None]) -> None:
             temporary = os.path.join(folder, "output")
             write(temporary)
             if os.path.isdir(temporary) and os.path.isdir(path):
-                for name in os.listdir(temporary):
-                    os.replace(os.path.join(temporary, name), os.path.join(path, name))
+                _replace_files(temporary, path)
             else:
                 os.replace(temporary, path)
-    except OSError as error:
-        raise ConversionError(f"{path}: cannot be written ({error.strerror or error})") from error
+    # A full disk is an OSError, or what safetensors or PyTorch make of it.
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = getattr(error, "strerror", "") or str(error).partition("\n")[0]
+        raise ConversionError(f"{path}: cannot be written ({reason})") from error
+
+
+def _replace_files(new: str, folder: str) -> None:
+    """Moves files over those of a folder; stopped midway, it has no config.json and is no model."""
+    config = os.path.join(folder, "config.json")
+    if os.path.exists(config):
+        os.unlink(config)
+    for name in sorted(os.listdir(new), key="config.json".__eq__):
+        os.replace(os.path.join(new, name), os.path.join(folder, name))
 
 
 def _tensors(weights: Weights, layout: str) -> dict[str, np.ndarray]:
@@ -123,20 +134,23 @@ def _original(weights: Weights, temporary: str, path: str) -> None:
         settings["decoder_num_heads"] = model.decoder.heads
     tensors = _tensors(weights, "original")
     if path.endswith(".safetensors"):
-        metadata = {"format": "pt", files.SETTINGS: json.dumps(settings)}
-        save_file(tensors, temporary, metadata=metadata)
+        _safetensors(tensors, temporary, {files.SETTINGS: json.dumps(settings)})
     else:
         torch_io.write(temporary, {"model": tensors, "args": settings})
+
+
+def _safetensors(tensors: dict[str, np.ndarray], path: str, metadata: dict[str, str]) -> None:
+    """A file with the mode that any new file gets; safetensors lets its owner alone read it."""
+    with open(path, "wb") as file:
+        mode = os.stat(file.fileno()).st_mode
+    save_file(tensors, path, metadata={"format": "pt", **metadata})
+    os.chmod(path, mode & 0o777)
 
 
 def _transformers(weights: Weights, folder: str) -> None:
     """A model directory; biases as transformers 4 names them, which 5.23 reads and writes too."""
     os.makedirs(folder)
-    save_file(
-        _tensors(weights, "hugging_face"),
-        os.path.join(folder, "model.safetensors"),
-        metadata={"format": "pt"},
-    )
+    _safetensors(_tensors(weights, "hugging_face"), os.path.join(folder, "model.safetensors"), {})
     for name, content in (
         ("config.json", _config(weights)),
         ("preprocessor_config.json", _preprocessor(weights)),

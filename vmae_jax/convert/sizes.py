@@ -36,8 +36,7 @@ class _Known:
     rules: tuple[rules.Rule, ...]
     kind: str
     layout: str
-    config: Mapping[str, Any]  # config.json
-    args: Mapping[str, Any]  # of the run
+    settings: Mapping[str, Any]  # of the file, or of config.json beside it
     overrides: Overrides
     notes: list[str]
 
@@ -55,31 +54,26 @@ class _Known:
         return shape
 
     def setting(self, *keys: str) -> int:
-        """The first of these settings that config.json or the run names; 0 = none."""
+        """The first of these that the settings name; 0 = none."""
         for key in keys:
-            for where in (self.config, self.args):
-                value = where.get(key)
-                if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
-                    value = value[0]
-                if type(value) is int and value > 0:
-                    return value
+            value = self.settings.get(key)
+            if isinstance(value, list) and len(value) == 2 and all(type(x) is int for x in value):
+                value = value[0] if value[0] == value[1] else 0
+            if type(value) is int and value > 0:
+                return value
         return 0
 
     def number(self, key: str) -> float:
-        """This setting of config.json or the run; 0.0 = there is none."""
-        for where in (self.config, self.args):
-            value = where.get(key)
-            if isinstance(value, float) and 0 < value < 1:
-                return value
-        return 0.0
+        """This setting; 0.0 = there is none."""
+        value = self.settings.get(key)
+        return value if isinstance(value, float) and 0 < value < 1 else 0.0
 
 
 def infer(
     tensors: dict[str, Any],
     kind: str,
     layout: str,
-    config: Mapping[str, Any],
-    args: Mapping[str, Any],
+    settings: Mapping[str, Any],
     overrides: Overrides,
 ) -> tuple[ModelConfig, list[str]]:
     """The model that `tensors` (under the table's names) make, and what had to be assumed.
@@ -90,10 +84,10 @@ def infer(
       ConversionError: if a size is missing, or if no model of this package has them.
     """
     # VideoMAE V2 on Hugging Face keeps its settings one level down.
-    inner = config.get("model_config")
-    config = {**config, **(inner if isinstance(inner, dict) else {})}
+    inner = settings.get("model_config")
+    settings = {**settings, **(inner if isinstance(inner, dict) else {})}
     table = rules.rules_of(kind, layout)
-    known = _Known(tensors, table, kind, layout, config, args, overrides, [])
+    known = _Known(tensors, table, kind, layout, settings, overrides, [])
     width, channels, tubelet, patch, columns = known.shape("encoder/patch_embed/linear/kernel", 5)
     if channels != 3 or patch != columns:
         raise ConversionError(
@@ -105,7 +99,7 @@ def infer(
         decoder_width = known.shape("to_decoder/kernel", 2)[0]
         decoder = _tower(known, "decoder/blocks", decoder_width, "decoder_")
     encoder = _tower(known, "encoder/tower/blocks", width, "")
-    learned = _drop_fixed_positions(known)
+    learned = _drop_fixed_positions(known, width)
     image_size, num_frames = _extent(known, patch, tubelet, learned)
     try:
         model = ModelConfig(
@@ -137,19 +131,23 @@ def _tower(known: _Known, path: str, width: int, prefix: str) -> Tower:
     if not heads and width % HEAD_WIDTH:
         raise ConversionError(
             f"the number of {prefix.rstrip('_') or 'encoder'} heads is not in the file, and no "
-            f"known model is {width} wide with {depth} blocks: give it with --{prefix}heads"
+            f"known model is {width} wide with {depth} blocks: {_by_hand(prefix)}"
         )
     if not heads:
         heads = width // HEAD_WIDTH
         known.notes.append(
-            f"{heads} {prefix.rstrip('_') or 'encoder'} heads assumed, of width {HEAD_WIDTH}; "
-            f"--{prefix}heads says otherwise"
+            f"{heads} {prefix.rstrip('_') or 'encoder'} heads assumed, of width {HEAD_WIDTH}; if "
+            f"it has others, {_by_hand(prefix)}"
         )
     if width % heads:
-        raise ConversionError(
-            f"{heads} heads do not divide the width {width}; give the number with --{prefix}heads"
-        )
+        raise ConversionError(f"{heads} heads do not divide the width {width}; {_by_hand(prefix)}")
     return Tower(width, depth, heads, mlp)
+
+
+def _by_hand(prefix: str) -> str:
+    """What to do about heads: not every command that reads files has flags for them."""
+    flag = f"--{prefix}heads"
+    return f"run python -m vmae_jax.convert --input=... {flag}=... --output=..., use its output"
 
 
 def _usual_heads(width: int, depth: int, mlp: int, prefix: str) -> int:
@@ -170,16 +168,19 @@ def _variant_name(encoder: Tower, decoder: Tower | None) -> str:
     return "+".join(config_lib.tower_name(tower) for tower in towers)
 
 
-def _drop_fixed_positions(known: _Known) -> int:
+def _drop_fixed_positions(known: _Known, width: int) -> int:
     """Takes the fixed tables out of the tensors; the length of a learned one, or 0."""
     encoder = known.name("encoder/positions")
     for name in (encoder, "position_embeddings", "pos_embed"):
         if name not in known.tensors:
             continue
         tensor = known.tensors[name]
-        if len(tensor.shape) != 3 or tensor.shape[0] != 1:
-            raise ConversionError(f"{name} has shape {tensor.shape}, expected [1, tokens, width]")
-        fixed = layers.position_table(*tensor.shape[1:])
+        shape = tensor.shape
+        fits = len(shape) == 3 and shape[0] == 1 and 0 not in shape
+        if not fits or (name == encoder and shape[2] != width):
+            wanted = width if name == encoder else "width"
+            raise ConversionError(f"{name} has shape {shape}, expected [1, tokens, {wanted}]")
+        fixed = layers.position_table(*shape[1:])
         # Half a unit in the last place of float16 is 2.5e-4 near 1, of bfloat16 2e-3.
         tolerance = 1e-5 if tensor.dtype in ("float32", "float64") else 4e-3
         if np.abs(np.asarray(tensor)[0] - fixed).max(initial=0) < tolerance:
@@ -242,7 +243,7 @@ def _norm_eps(known: _Known) -> float:
 def _check_config(known: _Known, model: ModelConfig) -> None:
     """config.json must not contradict the tensors, nor ask for what our model does not do."""
     norm, pooled_norm = known.name("encoder/norm/scale"), "fc_norm.weight"  # in either layout
-    pooled = known.config.get("use_mean_pooling", True)
+    pooled = known.settings.get("use_mean_pooling", True)
     if known.kind == "classifier" and norm in known.tensors and pooled_norm not in known.tensors:
         pooled = False
     if known.kind == "classifier" and not pooled:
@@ -260,6 +261,6 @@ def _check_config(known: _Known, model: ModelConfig) -> None:
         "num_channels": 3,
         "hidden_act": "gelu",
     }.items():
-        wanted = known.config.get(key, found)
+        wanted = known.settings.get(key, found)
         if wanted != found:
             raise ConversionError(f"config.json says {key} = {wanted!r}, expected {found!r}")

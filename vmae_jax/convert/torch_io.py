@@ -6,11 +6,12 @@ name in the pickle must be one of those known here, and stands for a few lines o
 pickle protocols hold, and does not look at the archive's checksums.
 """
 
+import functools
 import io
 import math
 import os
 import pickle
-import pickletools
+import re
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
@@ -21,7 +22,7 @@ import numpy as np
 
 from vmae_jax.convert.rules import ConversionError
 
-MAX_PICKLE = 256 * 2**20  # bytes; a checkpoint of ViT-g with its optimizer has less than 1 MB
+MAX_PICKLE = 64 * 2**20  # bytes; a checkpoint of ViT-g with its optimizer has less than 1 MB
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_VERSION = 1001
 
@@ -58,10 +59,19 @@ class Tensor:
         self._storage, self._offset, self._stride = storage, offset, stride
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        numbers = np.frombuffer(self._storage.read(), self.dtype)[self._offset :]
+        data = self._storage.read()
+        if len(data) != self._storage.numel * self.dtype.itemsize:
+            raise ConversionError("it became shorter while it was read")
+        numbers = np.frombuffer(data, self.dtype)[self._offset :]
         strides = [n * self.dtype.itemsize for n in self._stride]
         view = np.lib.stride_tricks.as_strided(numbers, self.shape, strides, writeable=False)
         return np.array(view, dtype or self.dtype)
+
+
+class _Tuple(tuple):
+    """A tuple that is no key of a dict: to hash a deep one overflows the stack."""
+
+    __hash__ = None
 
 
 class _Dict(dict):
@@ -78,13 +88,12 @@ class _NumpyType:
     def __setstate__(self, state: Any) -> None:
         """Byte order and alignment: NumPy writes '|' or the machine's."""
         if isinstance(state, tuple) and len(state) > 1 and state[1] == ">":
-            self.name = ">" + self.name
+            self.name = ">" + self.name.lstrip(">")
 
     def dtype(self) -> np.dtype:
-        dtype = np.dtype(self.name)
-        if dtype.kind not in "biufSU":
-            raise ConversionError(f"a NumPy value in it has the type {self.name}")
-        return dtype
+        if not re.fullmatch(">?[biufSU][0-9]{1,3}", self.name):
+            raise ConversionError("a NumPy value in it is no number or text")
+        return np.dtype(self.name)
 
 
 class _NumpyArray:
@@ -94,13 +103,31 @@ class _NumpyArray:
         pass
 
 
-class _Unpickler(pickle.Unpickler):
+def _unhashable(load: Callable[[Any], None]) -> Callable[[Any], None]:
+    """An opcode that makes a tuple, with our own."""
+
+    def load_tuple(unpickler: Any) -> None:
+        load(unpickler)
+        unpickler.stack[-1] = _Tuple(unpickler.stack[-1])
+
+    return load_tuple
+
+
+class _Unpickler(pickle._Unpickler):
     """Builds tensors, containers, NumPy scalars and argparse.Namespace, and nothing else.
 
-    The classes and functions named by a pickle are looked up here, never imported.
+    The classes and functions named by a pickle are looked up here, never imported. It is the
+    unpickler written in Python: that in C makes room for as much as a file claims to hold, and lets
+    nobody choose its tuples.
     """
 
-    def __init__(self, file: BinaryIO, storage: Callable[[tuple], Storage] | None):
+    dispatch = pickle._Unpickler.dispatch | {
+        code[0]: _unhashable(pickle._Unpickler.dispatch[code[0]])
+        for code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)
+    }
+    dispatch[pickle.BYTEARRAY8[0]] = dispatch[pickle.BINBYTES8[0]]  # the former makes room as well
+
+    def __init__(self, file: BinaryIO, storage: Callable[[tuple], Storage] | None = None):
         super().__init__(file)
         self._storage = storage
         self.namespace = type("Namespace", (), {})  # one per file: a pickle may set attributes
@@ -121,12 +148,12 @@ class _Unpickler(pickle.Unpickler):
             "argparse.Namespace": self.namespace,
             "collections.OrderedDict": _Dict,
             "collections.defaultdict": self._defaultdict,
-            "builtins.dict": dict,
-            "builtins.list": list,
-            "builtins.set": set,
-            "_codecs.encode": self._encode,
-            "torch.Size": tuple,
-            "torch.device": self._text,
+            "builtins.dict": "dict",
+            "builtins.list": "list",
+            "builtins.set": self._unread,
+            "_codecs.encode": self._first,
+            "torch.Size": self._first,
+            "torch.device": self._unread,
             "torch.Tensor": "torch.Tensor",
             "torch.nn.parameter.Parameter": "torch.nn.Parameter",
             "torch._utils._rebuild_tensor": self._tensor,
@@ -162,13 +189,11 @@ class _Unpickler(pickle.Unpickler):
     def _defaultdict(self, *_: Any) -> dict:
         return _Dict()
 
-    def _text(self, *parts: Any) -> str:
-        return ":".join(map(str, parts))
+    def _unread(self, *_: Any) -> str:
+        return "not read"
 
-    def _encode(self, text: str, encoding: str = "latin1") -> bytes:
-        if encoding not in ("latin1", "utf-8"):
-            raise ConversionError(f"bytes in it are encoded as {encoding!r}")
-        return text.encode(encoding)
+    def _first(self, value: Any, *_: Any) -> Any:
+        return value
 
     def _numpy_type(self, name: str, *_: Any) -> _NumpyType:
         return _NumpyType(name)
@@ -192,6 +217,9 @@ def read(path: str) -> Any:
         if zipfile.is_zipfile(path):
             return _read_zip(path)
         with open(path, "rb") as file:
+            if file.read(2) == b"PK":
+                raise ConversionError("is damaged (an archive without its end); get it again")
+            file.seek(0)
             return _read_legacy(path, file)
     except ConversionError as error:
         raise ConversionError(f"{path}: {error}") from None
@@ -223,54 +251,64 @@ def _read_zip(path: str) -> Any:
         data = archive.read(pickles[0])
 
     def storage(pid: tuple) -> Storage:
-        _, name, key, _, numel = pid
+        name, key, numel = _described(pid)
         entry, dtype = entries[f"{root}/data/{key}"], DTYPES[name]
         if entry.file_size != numel * dtype.itemsize:
             raise ConversionError(f"storage {key} has {entry.file_size} bytes, expected {numel}")
 
-        def read_entry() -> bytes:
-            try:
-                with zipfile.ZipFile(path) as archive:
-                    return archive.read(entry.filename)  # which verifies its CRC-32
-            except Exception as error:
-                raise ConversionError(f"{path}: is damaged ({_reason(error)}); get it again") from (
-                    error
-                )
+        return Storage(dtype, numel, functools.partial(raw, entry.filename))
 
-        return Storage(dtype, numel, read_entry)
+    @functools.lru_cache(1)  # many tensors may be views of one storage
+    def raw(filename: str) -> bytes:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return archive.read(filename)  # which verifies its CRC-32
+        except Exception as error:
+            raise ConversionError(f"{path}: is damaged ({_reason(error)}); get it again") from error
 
-    return _unpickle(io.BytesIO(data), storage)
+    return _Unpickler(io.BytesIO(data), storage).load()
+
+
+def _described(pid: tuple) -> tuple[str, str, int]:
+    """Type, key and numbers of a storage, as a pickle describes it."""
+    _, name, key, _, numel, *view = pid
+    if view and view[0] is not None:
+        raise ConversionError("a storage in it is a view of another")
+    if name not in DTYPES or not isinstance(key, str) or type(numel) is not int or numel < 0:
+        raise ConversionError("a storage in it has no known type, name and size")
+    return name, key, numel
 
 
 def _read_legacy(path: str, file: BinaryIO) -> Any:
     """Five pickles (magic, version, machine, object, keys of storages), then the storages."""
     size = os.path.getsize(path)
-    if _unpickle(file) != LEGACY_MAGIC or _unpickle(file) != LEGACY_VERSION:
+    pickles = io.BytesIO(file.read(MAX_PICKLE))
+    if _Unpickler(pickles).load() != LEGACY_MAGIC or _Unpickler(pickles).load() != LEGACY_VERSION:
         raise ConversionError("is a pickle, but not one of torch.save")
-    machine = _unpickle(file)
+    machine = _Unpickler(pickles).load()
     if not isinstance(machine, dict) or not machine.get("little_endian", True):
         raise ConversionError("was written by a big-endian machine")
     offsets: dict[str, int] = {}
     sizes: dict[str, int] = {}
 
     def storage(pid: tuple) -> Storage:
-        _, name, key, _, numel, *view = pid
-        if view and view[0] is not None:
-            raise ConversionError("a storage in it is a view of another")
+        name, key, numel = _described(pid)
         dtype = DTYPES[name]
         nbytes = numel * dtype.itemsize
-        if numel < 0 or sizes.setdefault(key, nbytes) != nbytes or nbytes > size:
+        if sizes.setdefault(key, nbytes) != nbytes or nbytes > size:
             raise ConversionError(f"storage {key} has contradicting sizes")
+        return Storage(dtype, numel, functools.partial(raw, key))
 
-        def read_range() -> bytes:
-            with open(path, "rb") as file:
-                file.seek(offsets[key])
-                return file.read(nbytes)
+    @functools.lru_cache(1)
+    def raw(key: str) -> bytes:
+        with open(path, "rb") as file:
+            file.seek(offsets[key])
+            return file.read(sizes[key])
 
-        return Storage(dtype, numel, read_range)
-
-    content = _unpickle(file, storage)
-    for key in _unpickle(file):
+    content = _Unpickler(pickles, storage).load()
+    keys = _Unpickler(pickles).load()
+    file.seek(pickles.tell())
+    for key in keys:
         position = file.tell()
         (numel,) = struct.unpack("<q", file.read(8))
         itemsize = sizes[key] // numel if numel > 0 else 0
@@ -280,24 +318,6 @@ def _read_legacy(path: str, file: BinaryIO) -> Any:
         file.seek(offsets[key] + sizes[key])
     if offsets.keys() != sizes.keys() or file.tell() != size:
         raise ConversionError("its storages are not those its pickle names; get it again")
-    return content
-
-
-def _unpickle(file: BinaryIO, storage: Callable[[tuple], Storage] | None = None) -> Any:
-    """The next object of the file, after a look at its opcodes.
-
-    The C unpickler makes room for as many objects as the largest memo index says.
-    """
-    start = file.tell()
-    for opcode, argument, position in pickletools.genops(file):
-        if "PUT" in opcode.name and int(argument) > position - start:
-            raise ConversionError("its pickle asks for more memory than it fills")
-        if position - start > MAX_PICKLE:
-            raise ConversionError(f"its pickle has more than {MAX_PICKLE} bytes")
-    end = file.tell()
-    file.seek(start)
-    content = _Unpickler(io.BytesIO(file.read(end - start)), storage).load()
-    file.seek(end)
     return content
 
 

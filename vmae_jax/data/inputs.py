@@ -4,35 +4,78 @@ import collections
 import concurrent.futures
 import glob
 import itertools
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
 
-def find(names: Iterable[str]) -> list[str]:
-    """Paths of files, each once: a file as it is, a folder's files, a pattern's matches.
+# What FFmpeg reads and people give to videos. Beside those lie subtitles, pictures, notes.
+SUFFIXES = (
+    ".3g2", ".3gp", ".asf", ".av1", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".h264",
+    ".hevc", ".ivf", ".m2t", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4",
+    ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".obu", ".ogm", ".ogv", ".qt", ".rm", ".rmvb",
+    ".ts", ".vob", ".webm", ".wmv", ".y4m",
+)  # fmt: skip
 
-    Folders are searched with their subfolders, hidden files left out, in sorted order; `**` of a
-    pattern stands for any folders. What names nothing is kept, so that reading it says so.
+
+def find(names: Iterable[str], leave_out: str = "") -> list[str]:
+    """Paths of files, each once: a file as it is, a folder's videos, a pattern's matches.
+
+    Of folders come the files that `walk` finds and whose suffix is that of a video; how many others
+    there are is logged. `**` of a pattern stands for any folders. What names nothing is kept, so
+    that reading it says so.
+
+    Args:
+      leave_out: a folder that is not searched where it lies in another.
+
+    Raises:
+      OSError: where a folder cannot be read.
     """
     found: dict[str, None] = {}
     for name in names:
-        if os.path.isdir(name):
-            paths = _below(name)
-        elif os.path.exists(name):
-            paths = [name]
-        else:
-            matches = sorted(glob.glob(name, recursive=True))
-            paths = [p for m in matches for p in (_below(m) if os.path.isdir(m) else [m])]
-        found |= dict.fromkeys(paths or [name])
+        matches = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
+        videos = [_videos(m, leave_out) if os.path.isdir(m) else [m] for m in matches]
+        found |= dict.fromkeys(itertools.chain(*videos))
+        found |= {} if any(videos) else {name: None}
     return list(found)
 
 
-def _below(folder: str) -> list[str]:
-    paths = []
-    for parent, subfolders, files in os.walk(folder):
+def _videos(folder: str, leave_out: str) -> list[str]:
+    files = walk(folder, leave_out)
+    videos = [path for path in files if path.lower().endswith(SUFFIXES)]
+    others = sorted(set(files) - set(videos))
+    if others:
+        log.warning(
+            "%s: %d files are no videos by their names and left out, such as %s; name them to try",
+            folder, len(others), others[0],
+        )  # fmt: skip
+    return videos
+
+
+def walk(folder: str, leave_out: str = "") -> list[str]:
+    """The files of a folder and its subfolders in sorted order, hidden ones left out.
+
+    Links to folders are followed, each real folder once.
+
+    Raises:
+      OSError: where a folder cannot be read.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    paths: list[str] = []
+    seen = {os.path.realpath(leave_out)} if leave_out else set()
+    for parent, subfolders, files in os.walk(folder, onerror=fail, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen and parent != folder:
+            subfolders.clear()
+            continue
+        seen.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         paths += [os.path.join(parent, name) for name in sorted(files) if name[0] != "."]
     return paths

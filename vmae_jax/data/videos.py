@@ -191,7 +191,8 @@ class Source:
                 f"file:{file}", options={"protocol_whitelist": "file"}, metadata_errors="ignore"
             )
         except Exception as error:
-            raise VideoError("cannot be opened", _brief(error)) from error
+            why = "a folder without videos" if os.path.isdir(file) else _brief(error)
+            raise VideoError("cannot be opened", why) from error
         try:
             self._stream = self._pick_stream()
             self.rate = _rate(self._stream)

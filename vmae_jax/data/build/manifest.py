@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from vmae_jax.data import inputs
+
 
 class BuildError(ValueError):
     """A build that cannot start or end; the message is one line that says what to do."""
@@ -45,8 +47,8 @@ def read_manifest(videos: str, labels: str | None = None, split: str = "train") 
     """Lists the videos with their labels and splits.
 
     Args:
-      videos: a folder, searched through all its subfolders without hidden files, or a text file
-        with one path per line, relative to that file.
+      videos: a folder, searched by `inputs.walk`, or a text file with one path per line, relative
+        to that file.
       labels: None, 'folders' (a video's class is the name of the folder it lies in; classes are
         numbered in sorted order), or a CSV file with the columns path, label and perhaps split.
       split: one name for all, or shares such as 'train:0.9,val:0.1'; a CSV's column goes first.
@@ -98,11 +100,14 @@ def _list_paths(videos: str) -> tuple[str, list[str]]:
     """Root and paths relative to it ('/' between parts), sorted."""
     source = Path(videos)
     if source.is_dir():
-        paths = []
-        for folder, subfolders, files in os.walk(source):
-            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-            paths += [Path(folder, name) for name in files if not name.startswith(".")]
-        return str(source), sorted(path.relative_to(source).as_posix() for path in paths)
+        try:
+            paths = inputs.walk(videos)
+        except OSError as error:
+            raise BuildError(
+                f"--videos={videos}: {error.filename} cannot be read ({error.strerror}); make it "
+                "readable, or move it away"
+            ) from error
+        return str(source), sorted(Path(path).relative_to(source).as_posix() for path in paths)
     if not source.is_file():
         raise BuildError(f"--videos={videos}: no such folder or list file")
     try:
