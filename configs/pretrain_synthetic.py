@@ -5,8 +5,8 @@
 The first half of launch/learning.sh, which makes 1,600 videos for it and compares what comes after
 (configs/finetune_synthetic.py) with a model that starts from scratch.
 
-Hardware: two CPU cores, some minutes. Expect the loss to fall below 0.03 within 500 steps and then
-slowly on to about 0.02, while the model learns where what it sees will be next.
+Hardware: two CPU cores, some three minutes. Expect the loss to fall below 0.03 within 500 steps and
+then slowly on to about 0.02, while the model learns where what it sees will be next.
 
 Every number here is ours:
   an 8x8 grid of patches, each 8 frames deep: the motion of what a patch shows is part of its

@@ -5,7 +5,7 @@
 #
 # On 1,600 embedded videos of ten motions and 400 held-out ones: pre-trains a small model, then
 # trains it and a fresh one for the same steps, a linear layer on both while frozen, and k-NN.
-# Prints the README's table. Started again, it continues and repeats nothing that is done.
+# Prints a table such as the README's. Started again, it continues and repeats nothing that is done.
 # --dry-run prints the commands; PYTHON chooses the interpreter.
 set -euo pipefail
 
@@ -62,10 +62,13 @@ import json, pathlib, statistics, sys
 folder, seeds = pathlib.Path(sys.argv[1]), sys.argv[2:]
 print("\n| top-1 on 400 held-out videos, % |", " | ".join(f"seed {s}" for s in seeds), "| mean |")
 print("|---|" + "---|" * (len(seeds) + 1))
-for start in ("pretrained", "random"):
-    for kind in ("finetune", "linear", "knn"):
-        files = (folder / f"{start}_{kind}_{s}" / "eval" / "summary.json" for s in seeds)
-        tops = [json.loads(file.read_text())["top1"] for file in files]
-        cells = [f"{x:.1f}" for x in (*tops, statistics.mean(tops))]
-        print(f"| {kind}, {start} |", " | ".join(cells), "|")
+rows = {
+    "pretrained_finetune": "fine-tuned, pre-trained", "random_finetune": "fine-tuned, from scratch",
+    "pretrained_linear": "linear, pre-trained", "random_linear": "linear, random features",
+    "pretrained_knn": "k-NN, pre-trained", "random_knn": "k-NN, random features",
+}
+for run, name in rows.items():
+    files = (folder / f"{run}_{s}" / "eval" / "summary.json" for s in seeds)
+    tops = [json.loads(file.read_text())["top1"] for file in files]
+    print(f"| {name} |", " | ".join(f"{x:.1f}" for x in (*tops, statistics.mean(tops))), "|")
 TABLE
