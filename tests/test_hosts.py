@@ -21,6 +21,7 @@ SETTINGS = {
     "data.views": 1, "data.batch_size": 8, "data.stride": 2, "data.threads": 1,
     "train.steps": STEPS, "train.log_every": 1, "train.checkpoint_every": 6,
     "train.picture_every": 0, "model.image_size": 32, "model.num_frames": 8, "mesh.fsdp": 2,
+    "model.variant": "64x2x2x128+64x1x2x128", "model.patch_size": 8,
 }  # fmt: skip
 PATIENCE = 240  # seconds that anything here may take on a busy machine
 
@@ -28,6 +29,18 @@ PATIENCE = 240  # seconds that anything here may take on a busy machine
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     return synthetic.prepare(tmp_path_factory.mktemp("synthetic"), clips_per_class=2)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, dataset):
+    """Losses of two processes with two devices each that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("whole")
+    job = Job(folder, dataset, 2, 2)
+    assert job.end() == [0, 0], job.outputs
+    assert "4 x cpu of 2 processes" in job.outputs[0]
+    assert "is done: step 24 of 24" in job.outputs[0]
+    assert "step 1/24" not in job.outputs[1]  # one process speaks
+    return losses(folder)
 
 
 class Job:
@@ -89,13 +102,7 @@ def saved_steps(workdir):
     return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
 
 
-def test_a_job_loses_processes_is_stopped_and_ends_as_if_left_alone(tmp_path, dataset):
-    whole = Job(tmp_path / "whole", dataset, 2, 2)
-    assert whole.end() == [0, 0], whole.outputs
-    assert "4 x cpu of 2 processes" in whole.outputs[0]
-    assert "is done: step 24 of 24" in whole.outputs[0]
-    assert "step" not in whole.outputs[1]  # one process speaks
-
+def test_a_job_loses_processes_is_stopped_and_ends_as_if_left_alone(tmp_path, dataset, whole):
     job = Job(tmp_path / "killed", dataset, 2, 2).reach(8)
     job.processes[1].kill()
     began = time.monotonic()
@@ -115,20 +122,18 @@ def test_a_job_loses_processes_is_stopped_and_ends_as_if_left_alone(tmp_path, da
     job = Job(tmp_path / "killed", dataset, 2, 2)
     assert job.end() == [0, 0], job.outputs
     assert f"continuing from step {stopped}" in job.outputs[0]
-    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    assert losses(tmp_path / "killed") == whole
 
 
-def test_one_job_on_other_processes_and_meshes(tmp_path, dataset):
-    alone = Job(tmp_path / "alone", dataset, 1, 4)
-    assert alone.end() == [0], alone.outputs
+def test_one_job_on_other_processes_and_meshes(tmp_path, dataset, whole):
     four = Job(tmp_path / "moved", dataset, 4, 2, **{"mesh.tensor": 2}).reach(8)
     four.processes[0].send_signal(signal.SIGTERM)
     assert four.end() == [143] * 4, four.outputs
     one = Job(tmp_path / "moved", dataset, 1, 4, **{"mesh.fsdp": 4})
     assert one.end() == [0], one.outputs
-    expected, found = losses(tmp_path / "alone"), losses(tmp_path / "moved")
+    found = losses(tmp_path / "moved")
     assert list(found) == list(range(1, STEPS + 1))
-    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=2e-4)
+    np.testing.assert_allclose(list(found.values()), list(whole.values()), rtol=2e-4)
 
 
 def test_a_process_that_fails_says_why_and_the_others_end(tmp_path, dataset):

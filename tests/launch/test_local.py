@@ -102,6 +102,8 @@ def processes(tmp_path):
                 ["bash", "launch/local.sh", "--processes=3", "2", "--config=a.py"], cwd=ROOT,
                 env=os.environ | {"PYTHON": str(python), "TMPDIR": str(tmp_path)} | environment,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                # A shell in the background, where tests may run, has SIGINT ignored.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         )  # fmt: skip
         return started[-1]
@@ -128,7 +130,8 @@ def test_processes_share_an_address_and_the_first_prints(processes, tmp_path):
 def test_a_signal_reaches_every_process_once(processes, tmp_path, number, status):
     process = processes(
         f"trap 'echo got >>\"{tmp_path}/got_$I\"; ended={status}' TERM INT\n"
-        f'touch "{tmp_path}/ready_$I"; while [[ -z ${{ended-}} ]]; do sleep 0.02; done\n'
+        f'touch "{tmp_path}/ready_$I"\n'
+        "for i in {1..1500}; do [[ -z ${ended-} ]] || break; sleep 0.02; done\n"
         "sleep 0.2; exit $ended"
     )
     deadline = time.monotonic() + 30
