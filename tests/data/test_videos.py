@@ -102,7 +102,7 @@ def test_what_is_no_video_is_named(tmp_path, name, content, reason):
 
 
 def test_other_things_are_named(tmp_path):
-    with pytest.raises(VideoError, match="cannot be opened: Is a directory"):
+    with pytest.raises(VideoError, match="cannot be opened: a folder without videos"):
         open_video(tmp_path)
     with pytest.raises(VideoError, match="too short: a single picture"):
         open_video(write(tmp_path / "one.mp4", numbered(1)))
