@@ -10,6 +10,12 @@ vmae_jax.data.build --videos=DIR --labels=labels.csv --out=YOUR_K400. Test a che
 
 Hardware: 1011.6 M parameters, whose weights, gradients and two moments take 16.2 GB in float32,
 shared out over mesh.fsdp devices.
+Topologies, as flags of vmae_jax.plan (launch/plans.sh compiles each; README.md has the figures):
+  --topology=v5p:4x4x4
+  --topology=v5p:4x4x4 --slices=2
+  --topology=v5e:16x16 --config.mesh.tensor=2
+  --topology=v6e:16x16 --config.mesh.tensor=2
+  --topology=v4:4x4x4
 Expected top-1: 85.51 (arXiv 2402.08875), 87.2 (arXiv 2303.16727), 5x3 views. Not measured with this
 code yet.
 

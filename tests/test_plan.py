@@ -192,7 +192,7 @@ def test_the_command_without_a_compiler():
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the extra 'tpu'")
 def test_the_real_compiler():
-    out = command("--config=configs/quickstart.py", "--topology=v5e:2x2", "--json",
+    out = command("--config=configs/quickstart.py", "--topology=v5e:2x2", "--format=json",
                   "--config.model.variant=32x2x2x64+32x1x2x64")  # fmt: skip
     assert out.returncode == 0, out.stderr
     found = json.loads(out.stdout)

@@ -31,6 +31,10 @@ RECORD_RATE = 97e3  # bytes of a default shard per second of video (256 px, H.26
 BEST_RECORD_SECONDS = 3  # a clip of 16 frames at stride 4 and some room
 
 Rows = list[tuple[str, str]]
+PARTS = ("products", "memory", "links", "network")
+HEAD = f"""\
+| recipe | chips | memory | ms of {", ".join(PARTS)} | step at best | clips/s | MFU |
+|---|---|---|---|---|---|---|"""
 
 
 def report(plan: planner.Plan, config: Config, videos: int, seconds: float) -> str:
@@ -131,6 +135,16 @@ def _verdict(plan: planner.Plan, config: Config) -> str:
     return f"It does not fit: {found}, expected at most {limit}. Try {' or '.join(remedies)}."
 
 
+def row(plan: planner.Plan) -> str:
+    """The plan as a row of a Markdown table, under `HEAD`."""
+    name = os.path.basename(plan.recipe).removesuffix(".py")
+    memory = "too much" if plan.exceeded else f"{plan.memory / plan.machine.chip.memory:.0%}"
+    times = (plan.times.get(part) for part in PARTS)
+    bounds = ", ".join("-" if t is None else f"{1e3 * t:.0f}" for t in times)
+    speed = f"{plan.seconds:.2f} s | {plan.clips / plan.seconds:.0f} | {plan.mfu:.0%}"
+    return f"| {name} | {plan.machine} | {memory} | {bounds} | {speed} |"
+
+
 def as_json(plan: planner.Plan) -> dict[str, Any]:
     """The plan for a program."""
     flat = dataclasses.asdict(plan)
@@ -146,7 +160,9 @@ def define_flags() -> None:
     flags.DEFINE_integer("devices", 8, "Chips of --platform.", lower_bound=1)
     flags.DEFINE_integer("videos", 0, "Videos of the data set. 0 = not known.", lower_bound=0)
     flags.DEFINE_float("record_seconds", 10.0, "Length of a record.", lower_bound=0.1)
-    flags.DEFINE_bool("json", False, "Print JSON instead of a table.")
+    flags.DEFINE_enum(
+        "format", "text", ("text", "json", "markdown"), "Of what is printed; markdown: a row."
+    )
 
 
 def main(argv: list[str]) -> None:
@@ -157,8 +173,10 @@ def main(argv: list[str]) -> None:
     machine = planner.parse_machine(given.topology, given.platform, given.devices, given.slices)
     config = recipe_flag.config()
     plan = planner.make(recipe_flag.name(), config, machine, given.topology, bool(given.topology))
-    if given.json:
+    if given.format == "json":
         print(json.dumps(as_json(plan), indent=2))
+    elif given.format == "markdown":
+        print(row(plan))
     else:
         print(report(plan, config, given.videos, given.record_seconds))
     sys.exit(0 if plan.fits else 3)

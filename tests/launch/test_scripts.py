@@ -61,3 +61,17 @@ def test_every_placeholder_of_the_jobset_is_explained():
     placeholders = set(re.findall(r"YOUR_[A-Z_]+", body))
     assert placeholders == {"YOUR_IMAGE", "YOUR_BUCKET", "YOUR_SERVICE_ACCOUNT"}
     assert placeholders <= set(re.findall(r"YOUR_[A-Z_]+", comment))
+
+
+def test_plans_compile_each_recipe_for_what_its_docstring_names():
+    out = subprocess.run(
+        ["bash", "launch/plans.sh", "--dry-run"],
+        cwd=ROOT, env=os.environ | {"PYTHON": "python"}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert out.returncode == 0, out.stderr
+    plan = "python -m vmae_jax.plan --config=configs"
+    for line in (
+        f"{plan}/vitg_tiktok.py --topology=v5p:4x4x4 --slices=2 --format=markdown",
+        f"{plan}/vitg_k400.py --topology=v6e:16x16 --config.mesh.tensor=2 --format=markdown",
+    ):
+        assert line in [found.rstrip() for found in out.stdout.splitlines()]
