@@ -338,6 +338,9 @@ def write(path: str, content: Mapping[str, Any]) -> None:
     def tensors(value: Any) -> Any:
         if isinstance(value, Mapping):
             return {key: tensors(part) for key, part in value.items()}
-        return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        if not isinstance(value, np.ndarray):
+            return value
+        # PyTorch has no read-only tensors, and warns where one would share an array that is.
+        return torch.from_numpy(value if value.flags.writeable else value.copy())
 
     torch.save(tensors(content), path)
