@@ -8,9 +8,9 @@ With your own videos (any length and format):
     python -m vmae_jax.main --config=configs/quickstart.py --config.data.dataset=YOUR_DATASET \
         --workdir=runs/mine
 
-Hardware: anything. Expect the loss to fall from 0.13 at step 10 to about 0.03 on the embedded videos
-and the pictures to go from noise to the colours of a clip. configs/pretrain_synthetic.py goes on
-until it shows shapes.
+Hardware: anything. Expect the loss to fall from 0.13 at step 10 to about 0.03 on the embedded
+videos and the pictures to go from noise to the colours of a clip. configs/pretrain_synthetic.py
+goes on until it shows shapes.
 
 Every number here is ours, chosen to show something soon at 64 pixels; the papers' recipes are the
 other files of this folder. Plain pixels are the target, so that the pictures show nothing that the

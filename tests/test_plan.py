@@ -62,6 +62,7 @@ def test_collectives_are_counted_as_often_as_they_run():
     ("replica_groups=[4,2]<=[2,4]T(1,0)", (2, (0, 4))),
     ("replica_groups=mesh['a'=2,'b'=4] {'a'}", (2, (0, 4))),
     ("replica_groups=mesh['a'=2,'b'=4] {'a','b'}", (8, tuple(range(8)))),
+    ("replica_groups=mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'a'}", (2, (0, 1))),
 ])  # fmt: skip
 def test_groups_of_devices_in_all_their_spellings(written, group):
     assert hlo._groups(written, 8) == group

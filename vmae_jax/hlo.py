@@ -28,6 +28,10 @@ _COMPUTATION = re.compile(r"^(ENTRY )?%?(?P<name>\S+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%(?P<name>\S+) = (?P<rest>.*)$")
 _ARRAY = re.compile(r"(?P<dtype>[a-z]\w*)\[(?P<dims>[\d,]*)\](\{(?P<layout>[^}]*)\})?")
 _NAMES = re.compile(r"%([^\s,(){}]+)")
+_MESH_GROUPS = re.compile(
+    r"replica_groups=mesh\[(?P<mesh>[^\]]*)\]"
+    r"(?:, device_ids=\(\[(?P<dims>[\d,]+)\](?:T\((?P<order>[\d,]+)\))?\))?\s*\{(?P<axes>[^}]*)\}"
+)
 _TRIPS = re.compile(r'known_trip_count"?:\{"?n"?:"?(\d+)')
 
 
@@ -151,11 +155,13 @@ class Program:
             for part in (instruction, *inside):
                 kind = part.opcode.removesuffix("-start")
                 if kind in COLLECTIVES:
-                    found.append(self._collective(part, kind, times, devices_per_slice))
+                    # A sum of which each device takes its part is written so on TPUs.
+                    scattered = "all-reduce-scatter" in (inner or "")
+                    found.append(self._collective(part, kind, times, devices_per_slice, scattered))
         return found
 
     def _collective(
-        self, instruction: Instruction, kind: str, times: int, per_slice: int
+        self, instruction: Instruction, kind: str, times: int, per_slice: int, scattered: bool
     ) -> Collective:
         arrays = instruction.result
         if instruction.opcode.endswith("-start") and kind != "all-reduce":
@@ -164,6 +170,7 @@ class Program:
         group, members = _groups(instruction.attributes, self.devices)
         if kind == "reduce-scatter":
             size *= group  # of what goes in
+        kind = "reduce-scatter" if scattered else kind
         leaves = bool(per_slice) and len({m // per_slice for m in members}) > 1
         return Collective(kind, size, times, group, leaves)
 
@@ -266,17 +273,24 @@ def _groups(attributes: str, devices: int) -> tuple[int, tuple[int, ...]]:
     if found := re.search(
         r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes
     ):
-        size, dims = int(found[2]), [int(x) for x in found[3].split(",")]
-        order = [int(x) for x in found[4].split(",")] if found[4] else list(range(len(dims)))
-        return size, tuple(_iota(dims, order)[:size])
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", attributes):
-        return _mesh_group(found[1], found[2])
+        size = int(found[2])
+        return size, tuple(_iota(*_dims_and_order(found[3], found[4]))[:size])
+    if found := _MESH_GROUPS.search(attributes):
+        order = _iota(*_dims_and_order(found["dims"], found["order"])) if found["dims"] else None
+        members = _mesh_group(found["mesh"], found["axes"])
+        return len(members), tuple(order[m] for m in members) if order else members
     if found := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", attributes):
         return devices, (int(found[1]), int(found[2]))
     return devices, tuple(range(devices))
 
 
-def _mesh_group(mesh: str, axes: str) -> tuple[int, tuple[int, ...]]:
+def _dims_and_order(dims: str, order: str | None) -> tuple[list[int], list[int]]:
+    sizes = [int(x) for x in dims.split(",")]
+    return sizes, [int(x) for x in order.split(",")] if order else list(range(len(sizes)))
+
+
+def _mesh_group(mesh: str, axes: str) -> tuple[int, ...]:
+    """Places in a mesh of the first group along some of its axes."""
     sizes = {k: int(v) for k, v in re.findall(r"'([^']+)'=(\d+)", mesh)}
     used = re.findall(r"'([^']+)'", axes)
     members, stride = [0], math.prod(sizes.values())
@@ -284,7 +298,7 @@ def _mesh_group(mesh: str, axes: str) -> tuple[int, tuple[int, ...]]:
         stride //= size
         if name in used:
             members = [m + i * stride for m in members for i in range(size)]
-    return len(members), tuple(members)
+    return tuple(members)
 
 
 def _iota(dims: list[int], order: list[int]) -> list[int]:
