@@ -9,8 +9,8 @@ A few seconds on a CPU, to see it run: --config=configs/vitg_tiktok.py:smoke
 Hardware: 1026.3 M parameters, whose weights, gradients and two moments take 16.4 GB in float32,
 shared out over mesh.fsdp devices.
 Topologies, as flags of vmae_jax.plan (launch/plans.sh compiles each; README.md has the figures):
-  --topology=v5p:4x4x4
-  --topology=v5p:4x4x4 --slices=2
+  --topology=v5p:4x4x4 --config.model.remat=dots
+  --topology=v5p:4x4x4 --slices=2 --config.model.remat=dots
   --topology=v5e:16x16
   --topology=v6e:16x16
   --topology=v4:4x4x4
