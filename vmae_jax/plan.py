@@ -183,9 +183,9 @@ def main(argv: list[str]) -> None:
 
 
 def cli() -> None:
-    # The compiler must neither look for a TPU nor for the service that knows of one.
+    # The compiler must neither look for a TPU, nor for the service that knows of one, nor be alone.
     jax.config.update("jax_platforms", "cpu")
-    os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     define_flags()
     try:
         app.run(main, flags_parser=recipe_flag.parse)

@@ -132,7 +132,7 @@ def tpu_devices(topology: str, machine: Machine) -> Sequence[Any]:
         return topologies.get_topology_desc(topology, "tpu", **arguments).devices
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
-        if "libtpu" in reason or "not found" in reason.lower():
+        if "not installed" in reason:
             reason = "there is no TPU compiler here: pip install -e '.[tpu]'"
         raise ConfigError(f"--topology={topology}: {reason}") from error
 

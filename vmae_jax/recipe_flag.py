@@ -39,5 +39,7 @@ def parse(argv: list[str]) -> list[str]:
     if not os.path.isfile(path):
         raise config_lib.ConfigError(f"--config={name()}: no such file; expected {RECIPES}")
     if len(rest) > 1:
-        raise app.UsageError(f"unexpected argument {rest[1]!r}; settings go as --config.KEY=VALUE")
+        raise config_lib.ConfigError(
+            f"unexpected argument {rest[1]!r}; settings go as --config.KEY=VALUE"
+        )
     return rest
