@@ -4,7 +4,8 @@
 #   launch/plans.sh [--dry-run] [RECIPE.py ...]     # configs/*.py that name topologies
 #
 # Each is compiled by the real TPU compiler, without a TPU (pip install -e '.[tpu]'), which takes
-# about two minutes on two cores. PYTHON chooses the interpreter.
+# about two minutes on two cores. --dry-run prints the commands instead; what does not fit is a row
+# as well. PYTHON chooses the interpreter.
 set -euo pipefail
 
 dry_run=no
@@ -18,7 +19,8 @@ cd "$(dirname "$0")/.."
 [[ $dry_run == yes ]] || "${PYTHON:-python}" -c 'from vmae_jax import plan; print(plan.HEAD)'
 for recipe in "${recipes[@]}"; do
   while read -r -a flags; do
-    command=("${PYTHON:-python}" -m vmae_jax.plan --config="$recipe" "${flags[@]}" --format=markdown)
+    command=("${PYTHON:-python}" -m vmae_jax.plan --config="$recipe" "${flags[@]}")
+    command+=(--format=markdown)
     if [[ $dry_run == yes ]]; then
       printf '%q ' "${command[@]}"
       echo
