@@ -28,10 +28,9 @@ _COMPUTATION = re.compile(r"^(ENTRY )?%?(?P<name>\S+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%(?P<name>\S+) = (?P<rest>.*)$")
 _ARRAY = re.compile(r"(?P<dtype>[a-z]\w*)\[(?P<dims>[\d,]*)\](\{(?P<layout>[^}]*)\})?")
 _NAMES = re.compile(r"%([^\s,(){}]+)")
-_MESH_GROUPS = re.compile(
-    r"replica_groups=mesh\[(?P<mesh>[^\]]*)\]"
-    r"(?:, device_ids=\(\[(?P<dims>[\d,]+)\](?:T\((?P<order>[\d,]+)\))?\))?\s*\{(?P<axes>[^}]*)\}"
-)
+_MESH_GROUPS = re.compile(r"replica_groups=mesh\[(?P<mesh>[^\]]*)\][^{]*\{(?P<axes>[^}]*)\}")
+# Several slices exchange by way of their hosts' networks: a send and a receive with such a note.
+_BETWEEN_SLICES = re.compile(r'_xla_megascale_transfer_type="(?P<kind>\w+)"')
 _TRIPS = re.compile(r'known_trip_count"?:\{"?n"?:"?(\d+)')
 
 
@@ -146,10 +145,16 @@ class Program:
                     return int(limit.attributes)
         return 1
 
-    def collectives(self, devices_per_slice: int = 0) -> list[Collective]:
+    def collectives(self, slices: int = 1) -> list[Collective]:
         """All exchanges; those inside fusions, which overlap with computation, too."""
         found = []
         for instruction, times, _ in self.walk():
+            if instruction.opcode == "send":
+                if note := _BETWEEN_SLICES.search(instruction.attributes):
+                    kind = note["kind"].lower().replace("_", "-")
+                    size = sum(a.size for a in instruction.result[:1])
+                    found.append(Collective(kind, size, times, slices, slices=True))
+                continue
             inner = instruction.called("calls") if instruction.opcode == "fusion" else None
             inside = self.computations[inner].values() if inner else ()
             for part in (instruction, *inside):
@@ -157,22 +162,21 @@ class Program:
                 if kind in COLLECTIVES:
                     # A sum of which each device takes its part is written so on TPUs.
                     scattered = "all-reduce-scatter" in (inner or "")
-                    found.append(self._collective(part, kind, times, devices_per_slice, scattered))
+                    found.append(self._collective(part, kind, times, scattered))
         return found
 
     def _collective(
-        self, instruction: Instruction, kind: str, times: int, per_slice: int, scattered: bool
+        self, instruction: Instruction, kind: str, times: int, scattered: bool
     ) -> Collective:
         arrays = instruction.result
         if instruction.opcode.endswith("-start") and kind != "all-reduce":
             arrays = (max(arrays, key=lambda a: a.size),)  # the operands are listed beside it
         size = sum(a.size for a in arrays)
-        group, members = _groups(instruction.attributes, self.devices)
+        group = _group(instruction.attributes, self.devices)
         if kind == "reduce-scatter":
             size *= group  # of what goes in
         kind = "reduce-scatter" if scattered else kind
-        leaves = bool(per_slice) and len({m // per_slice for m in members}) > 1
-        return Collective(kind, size, times, group, leaves)
+        return Collective(kind, size, times, group)
 
     def memory_traffic(self) -> int:
         """Bytes that one device moves from and to its main memory."""
@@ -262,49 +266,16 @@ def _closing(text: str, start: int) -> int:
     raise ValueError(f"no closing parenthesis in {text[:80]!r}")
 
 
-def _groups(attributes: str, devices: int) -> tuple[int, tuple[int, ...]]:
-    """Size of a replica group and the members of the first one.
+def _group(attributes: str, devices: int) -> int:
+    """Devices of a replica group.
 
-    XLA writes groups as lists, as an iota [groups,size]<=[dims]T(order), or as axes of a mesh.
+    XLA writes groups as lists, as an iota [groups,size]<=[dims], or as axes of a mesh.
     """
     if found := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
-        members = tuple(int(x) for x in found[1].split(","))
-        return len(members), members
-    if found := re.search(
-        r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes
-    ):
-        size = int(found[2])
-        return size, tuple(_iota(*_dims_and_order(found[3], found[4]))[:size])
+        return found[1].count(",") + 1
+    if found := re.search(r"replica_groups=\[\d+,(\d+)\]<=", attributes):
+        return int(found[1])
     if found := _MESH_GROUPS.search(attributes):
-        order = _iota(*_dims_and_order(found["dims"], found["order"])) if found["dims"] else None
-        members = _mesh_group(found["mesh"], found["axes"])
-        return len(members), tuple(order[m] for m in members) if order else members
-    if found := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", attributes):
-        return devices, (int(found[1]), int(found[2]))
-    return devices, tuple(range(devices))
-
-
-def _dims_and_order(dims: str, order: str | None) -> tuple[list[int], list[int]]:
-    sizes = [int(x) for x in dims.split(",")]
-    return sizes, [int(x) for x in order.split(",")] if order else list(range(len(sizes)))
-
-
-def _mesh_group(mesh: str, axes: str) -> tuple[int, ...]:
-    """Places in a mesh of the first group along some of its axes."""
-    sizes = {k: int(v) for k, v in re.findall(r"'([^']+)'=(\d+)", mesh)}
-    used = re.findall(r"'([^']+)'", axes)
-    members, stride = [0], math.prod(sizes.values())
-    for name, size in sizes.items():
-        stride //= size
-        if name in used:
-            members = [m + i * stride for m in members for i in range(size)]
-    return tuple(members)
-
-
-def _iota(dims: list[int], order: list[int]) -> list[int]:
-    """range(prod(dims)) as an array of shape `dims`, transposed by `order`, flat."""
-    strides = [math.prod(dims[i + 1 :]) for i in range(len(dims))]
-    flat = [0]
-    for axis in order:
-        flat = [base + i * strides[axis] for base in flat for i in range(dims[axis])]
-    return flat
+        sizes = dict(re.findall(r"'([^']+)'=(\d+)", found["mesh"]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'([^']+)'", found["axes"]))
+    return devices

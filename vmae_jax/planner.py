@@ -206,13 +206,12 @@ def _facts(compiled: Any, plan: Plan, machine: Machine) -> Compiled:
     memory = compiled.memory_analysis()
     grown = memory.output_size_in_bytes - memory.alias_size_in_bytes
     text = hlo.Program(compiled.as_text())
-    per_slice = machine.count // machine.slices if machine.slices > 1 else 0
     return Compiled(
         state=memory.argument_size_in_bytes - plan.batch,
         batch=plan.batch,
         temporary=memory.temp_size_in_bytes + max(0, grown),
         traffic=text.memory_traffic(),
-        collectives=tuple(text.collectives(per_slice)),
+        collectives=tuple(text.collectives(machine.slices)),
     )
 
 
