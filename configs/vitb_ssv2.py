@@ -10,6 +10,8 @@ vmae_jax.data.build --videos=DIR --labels=labels.csv --out=YOUR_SSV2. Test a che
 
 Hardware: 86.2 M parameters, whose weights, gradients and two moments take 1.4 GB in float32, shared
 out over mesh.fsdp devices.
+Topologies, as flags of vmae_jax.plan (launch/plans.sh compiles each; README.md has the figures):
+  --topology=v5p:2x2x4
 Not measured with this code yet.
 
 Sources, by setting:

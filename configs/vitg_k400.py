@@ -12,7 +12,7 @@ Hardware: 1011.6 M parameters, whose weights, gradients and two moments take 16.
 shared out over mesh.fsdp devices.
 Topologies, as flags of vmae_jax.plan (launch/plans.sh compiles each; README.md has the figures):
   --topology=v5p:4x4x4
-  --topology=v5p:4x4x4 --slices=2
+  --topology=v5p:4x4x4 --slices=2 --config.mesh.tensor=2
   --topology=v5e:16x16 --config.mesh.tensor=2
   --topology=v6e:16x16 --config.mesh.tensor=2
   --topology=v4:4x4x4

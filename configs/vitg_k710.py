@@ -10,6 +10,8 @@ vmae_jax.data.build --videos=DIR --labels=labels.csv --out=YOUR_K710. Test a che
 
 Hardware: 1011.6 M parameters, whose weights, gradients and two moments take 16.2 GB in float32,
 shared out over mesh.fsdp devices.
+Topologies, as flags of vmae_jax.plan (launch/plans.sh compiles each; README.md has the figures):
+  --topology=v5p:2x4x4
 Expected top-1: 83.8, 5x3 views (arXiv 2303.16727). Not measured with this code yet.
 
 Sources, by setting:
