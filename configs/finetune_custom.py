@@ -33,9 +33,9 @@ from vmae_jax import config as config_lib
 def get_config(arg: str = ""):
     config = config_lib.defaults()
     config.task = "finetune"
-    config.model.update(variant="B", image_size=224, num_frames=16, dtype="bfloat16")
+    config.model.update(variant="B", image_size=224, num_frames=16)
     config.classifier.update(num_classes=0, drop_path=0.1, head_dropout=0.0, init_scale=0.001)
-    config.data.update(dataset="data/custom", batch_size=8, views=2, threads=4)
+    config.data.update(dataset="data/custom", batch_size=8, views=2)
     config.data.update(sampling="dense", stride=4)
     config.optim.update(base_lr=2e-3, min_lr=1e-6, warmup_epochs=3.0, layer_decay=0.75)
     config.optim.update(b1=0.9, b2=0.999, weight_decay=0.05)

@@ -21,7 +21,7 @@ def get_config(arg: str = ""):
     config.model.update(variant="96x3x3x384", patch_size=8, image_size=64)
     config.model.update(num_frames=8, tubelet_size=8, dtype="float32")
     config.classifier.update(drop_path=0.0, label_smoothing=0.1)
-    config.data.update(dataset="synthetic", batch_size=32, views=1, stride=1, threads=2)
+    config.data.update(dataset="synthetic", batch_size=32, views=1, stride=1)
     config.augment.update(randaugment="", min_area=0.5, flip=0.0, erase=0.0, mixup=0.0, cutmix=0.0)
     # Per 256 videos, so 32 videos per step learn at 1e-3.
     config.optim.update(base_lr=8e-3, min_lr=8e-5, warmup_steps=50, clip_norm=1.0, b2=0.999)

@@ -25,7 +25,7 @@ def get_config(arg: str = ""):
     config.model.update(variant="96x3x3x384+96x1x3x192", patch_size=8, image_size=64)
     config.model.update(num_frames=8, tubelet_size=8, dtype="float32")
     config.mask.update(encoder="random", encoder_ratio=0.75, decoder="none")
-    config.data.update(dataset="synthetic", batch_size=16, views=2, stride=1, threads=2)
+    config.data.update(dataset="synthetic", batch_size=16, views=2, stride=1)
     # Per 256 videos, so 16 videos per step learn at 3e-3.
     config.optim.update(base_lr=0.048, min_lr=4.8e-4, warmup_steps=50, clip_norm=1.0)
     config.train.update(steps=2000, log_every=50, checkpoint_every=500, picture_every=500)

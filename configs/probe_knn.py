@@ -22,7 +22,7 @@ def get_config(arg: str = ""):
     config = config_lib.defaults()
     config.task = "probe"
     config.probe.update(kind="knn", neighbors=20, temperature=0.07)
-    config.model.update(variant="B", image_size=224, num_frames=16, dtype="bfloat16")
-    config.data.update(dataset="data/k400", threads=16, stride=4)
+    config.model.update(variant="B", image_size=224, num_frames=16)
+    config.data.update(dataset="data/k400", stride=4)
     config.eval.update(split="val", batch_size=64)
     return config_lib.recipe(config, arg)

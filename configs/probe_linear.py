@@ -22,9 +22,9 @@ def get_config(arg: str = ""):
     config = config_lib.defaults()
     config.task = "probe"
     config.probe.kind = "linear"
-    config.model.update(variant="B", image_size=224, num_frames=16, dtype="bfloat16")
+    config.model.update(variant="B", image_size=224, num_frames=16)
     config.classifier.update(drop_path=0.0, label_smoothing=0.0)
-    config.data.update(dataset="data/k400", batch_size=256, views=1, threads=16, stride=4)
+    config.data.update(dataset="data/k400", batch_size=256, views=1, stride=4)
     config.augment.update(randaugment="", min_area=0.3, erase=0.0, mixup=0.0, cutmix=0.0)
     config.optim.update(base_lr=1e-3, min_lr=0.0, warmup_epochs=2.0, b2=0.999, weight_decay=0.0)
     config.eval.update(split="val", clips=5, crops=3, batch_size=64)

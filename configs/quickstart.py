@@ -25,7 +25,7 @@ def get_config(arg: str = ""):
     config.normalize_target = False
     config.model.update(variant="tiny", image_size=64, num_frames=8, dtype="float32")
     config.mask.update(encoder="tube", encoder_ratio=0.75, decoder="running_cell")
-    config.data.update(dataset="synthetic", batch_size=4, views=2, stride=4, threads=2)
+    config.data.update(dataset="synthetic", batch_size=4, views=2, stride=4)
     # Per 256 videos, so 4 videos per step learn at 3e-3.
     config.optim.update(base_lr=0.192, min_lr=1.92e-3, warmup_steps=20, clip_norm=1.0)
     config.train.update(steps=500, log_every=10, checkpoint_every=100, picture_every=100)

@@ -25,9 +25,9 @@ from vmae_jax import config as config_lib
 
 def get_config(arg: str = ""):
     config = config_lib.defaults()
-    config.model.update(variant="B", image_size=224, num_frames=16, dtype="bfloat16", remat="none")
+    config.model.update(variant="B", image_size=224, num_frames=16, remat="none")
     config.mask.update(encoder="tube", encoder_ratio=0.9, decoder="running_cell", decoder_ratio=0.5)
-    config.data.update(dataset="data/hybrid", batch_size=1024, views=4, stride=4, threads=16)
+    config.data.update(dataset="data/hybrid", batch_size=1024, views=4, stride=4)
     config.optim.update(base_lr=1e-3, min_lr=1e-5, warmup_epochs=20.0, weight_decay=0.05)
     config.optim.update(b1=0.9, b2=0.95)
     config.mesh.update(data=-1, fsdp=1, tensor=1)

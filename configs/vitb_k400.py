@@ -31,9 +31,9 @@ def get_config(arg: str = ""):
     config = config_lib.defaults()
     config.task = "finetune"
     config.init_from = "checkpoints/vitb_pretrained.pth"
-    config.model.update(variant="B", image_size=224, num_frames=16, dtype="bfloat16")
+    config.model.update(variant="B", image_size=224, num_frames=16)
     config.classifier.update(num_classes=400, drop_path=0.1, head_dropout=0.0, init_scale=0.001)
-    config.data.update(dataset="data/k400", batch_size=512, views=2, threads=16)
+    config.data.update(dataset="data/k400", batch_size=512, views=2)
     config.data.update(sampling="dense", stride=4)
     config.augment.update(flip=0.5, mix_group=32)
     config.optim.update(base_lr=7e-4, min_lr=1e-6, warmup_epochs=5.0, layer_decay=0.75)

@@ -32,10 +32,10 @@ def get_config(arg: str = ""):
     config = config_lib.defaults()
     config.task = "finetune"
     config.init_from = "checkpoints/vitg_k710.pth"
-    config.model.update(variant="g", image_size=224, num_frames=16, dtype="bfloat16")
+    config.model.update(variant="g", image_size=224, num_frames=16)
     config.model.remat = "full"
     config.classifier.update(num_classes=51, drop_path=0.35, head_dropout=0.5, init_scale=0.001)
-    config.data.update(dataset="data/hmdb51", batch_size=24, views=2, threads=16)
+    config.data.update(dataset="data/hmdb51", batch_size=24, views=2)
     config.data.update(sampling="dense", stride=2)
     config.augment.update(flip=0.5, mix_group=6)
     config.optim.update(base_lr=5e-4, min_lr=1e-6, warmup_epochs=5.0, layer_decay=0.9)

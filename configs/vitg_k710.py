@@ -31,10 +31,10 @@ def get_config(arg: str = ""):
     config = config_lib.defaults()
     config.task = "finetune"
     config.init_from = "checkpoints/vitg_pretrained.pth"
-    config.model.update(variant="g", image_size=224, num_frames=16, dtype="bfloat16")
+    config.model.update(variant="g", image_size=224, num_frames=16)
     config.model.remat = "full"
     config.classifier.update(num_classes=710, drop_path=0.3, head_dropout=0.0, init_scale=0.001)
-    config.data.update(dataset="data/k710", batch_size=96, views=2, threads=16)
+    config.data.update(dataset="data/k710", batch_size=96, views=2)
     config.data.update(sampling="dense", stride=4)
     config.augment.update(flip=0.5, mix_group=6)
     config.optim.update(base_lr=1e-3, min_lr=1e-6, warmup_epochs=5.0, layer_decay=0.9)

@@ -32,9 +32,9 @@ def get_config(arg: str = ""):
     config = config_lib.defaults()
     config.task = "finetune"
     config.init_from = "checkpoints/vitl_pretrained.pth"
-    config.model.update(variant="L", image_size=224, num_frames=16, dtype="bfloat16")
+    config.model.update(variant="L", image_size=224, num_frames=16)
     config.classifier.update(num_classes=174, drop_path=0.2, head_dropout=0.0, init_scale=0.001)
-    config.data.update(dataset="data/ssv2", batch_size=192, views=2, threads=16)
+    config.data.update(dataset="data/ssv2", batch_size=192, views=2)
     config.data.update(sampling="sparse")
     config.augment.update(flip=0.0, mix_group=12)
     config.optim.update(base_lr=5e-4, min_lr=1e-6, warmup_epochs=5.0, layer_decay=0.75)

@@ -103,7 +103,8 @@ class ModelConfig:
     num_frames: int = 16
     tubelet_size: int = 2  # frames per token
     patch_size: int = 0  # pixels per token side; 0 = the variant's own
-    dtype: str = "bfloat16"  # of activations; parameters, statistics, softmax and loss are float32
+    # Of activations; parameters, statistics, softmax and loss are float32. auto: by the device
+    dtype: str = "auto"
     remat: str = "none"  # what the backward pass recomputes: none, dots (all but products), full
     positions: str = "sincos"  # of the encoder's tokens: sincos (fixed) or learned
     norm_eps: float = 1e-6  # of every LayerNorm; Hugging Face files may say 1e-12
@@ -115,7 +116,7 @@ class ModelConfig:
         _one_of("model.positions", self.positions, ("sincos", "learned"))
         _check(self.norm_eps > 0, "model.norm_eps", self.norm_eps, "more than 0")
         _check(self.head_norm_eps >= 0, "model.head_norm_eps", self.head_norm_eps, "0 or more")
-        _one_of("model.dtype", self.dtype, ("bfloat16", "float32"))
+        _one_of("model.dtype", self.dtype, ("auto", "bfloat16", "float32"))
         _one_of("model.remat", self.remat, ("none", "dots", "full"))
         if self.patch_size == 0:
             object.__setattr__(self, "patch_size", variant.patch_size)
@@ -287,8 +288,8 @@ class DataConfig:
     views: int = 4  # augmented views per decoded clip
     sampling: str = "dense"  # dense (every stride-th frame) or sparse (a frame of each segment)
     stride: int = 4  # frames between two sampled frames, where sampling is dense
-    threads: int = 4  # decoding threads (in each worker process, if there are any)
-    workers: int = 0  # decoding processes on this host; 0 decodes in threads of this one
+    threads: int = 0  # decoding threads of each process; 0 = as suits this host's cores
+    workers: int = 0  # decoding processes; 0 = in threads of this one, on small hosts at least
     prefetch: int = 4  # batches ready ahead of the step
     max_bad_fraction: float = 0.01  # of the data set's records; more distinct bad ones end the run
 
@@ -297,9 +298,10 @@ class DataConfig:
             bool(self.dataset), "data.dataset", self.dataset, "a dataset directory or 'synthetic'"
         )
         _one_of("data.sampling", self.sampling, ("dense", "sparse"))
-        for key in ("batch_size", "views", "stride", "threads", "prefetch"):
+        for key in ("batch_size", "views", "stride", "prefetch"):
             _check(getattr(self, key) >= 1, f"data.{key}", getattr(self, key), "at least 1")
-        _check(self.workers >= 0, "data.workers", self.workers, "0 or more")
+        for key in ("threads", "workers"):
+            _check(getattr(self, key) >= 0, f"data.{key}", getattr(self, key), "0 or more")
         _check(
             0 <= self.max_bad_fraction <= 1,
             "data.max_bad_fraction",
@@ -438,6 +440,14 @@ class Config:
                 f"{_nearest_multiples(self.model.image_size, 2 * patch)}, or "
                 "mask.decoder = 'random' or 'none'"
             )
+
+
+def for_platform(config: Config, platform: str) -> Config:
+    """The config with model.dtype decided: bfloat16, but on CPUs, which compute slower in it."""
+    if config.model.dtype != "auto":
+        return config
+    dtype = "float32" if platform == "cpu" else "bfloat16"
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=dtype))
 
 
 def defaults() -> ml_collections.ConfigDict:

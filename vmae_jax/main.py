@@ -84,6 +84,17 @@ def with_dataset(config: config_lib.Config, workdir: str) -> config_lib.Config:
     return dataclasses.replace(config, data=dataclasses.replace(config.data, dataset=directory))
 
 
+def keep_compiled(workdir: str) -> None:
+    """Restarts, on other machines too, find the compiled step beside the checkpoints.
+
+    JAX_COMPILATION_CACHE_DIR goes first. CPUs compile for the very machine they run on.
+    """
+    import jax
+
+    if jax.default_backend() != "cpu" and not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", os.path.join(workdir, "compiled"))
+
+
 def speak_plainly() -> None:
     """Log lines without prefix: ours from INFO on, those of libraries from WARNING on."""
     absl_logging.set_verbosity(absl_logging.WARNING)
@@ -135,6 +146,8 @@ def main(argv: list[str]) -> None:
 
     if _COORDINATOR.value or hosts.is_cluster():
         hosts.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    keep_compiled(workdir)
+    config = config_lib.for_platform(config, jax.default_backend())
     if jax.process_index() == 0:
         devices = jax.devices()
         together = f" of {jax.process_count()} processes" if hosts.several() else ""

@@ -23,6 +23,7 @@ from typing import Any
 import jax
 from absl import app, flags
 
+from vmae_jax import config as config_lib
 from vmae_jax import hardware, hlo, planner, recipe_flag
 from vmae_jax.config import Config, ConfigError
 
@@ -171,7 +172,7 @@ def main(argv: list[str]) -> None:
     if bool(given.topology) == bool(given.platform):
         raise ConfigError("expected --topology=v5p:4x4x4 or --platform=gpu:h200, one of them")
     machine = planner.parse_machine(given.topology, given.platform, given.devices, given.slices)
-    config = recipe_flag.config()
+    config = config_lib.for_platform(recipe_flag.config(), "tpu" if given.topology else "gpu")
     plan = planner.make(recipe_flag.name(), config, machine, given.topology, bool(given.topology))
     if given.format == "json":
         print(json.dumps(as_json(plan), indent=2))

@@ -102,7 +102,7 @@ def test_perfect_predictions_have_no_loss_and_plain_targets_are_pixels():
 
 @pytest.mark.parametrize(("size", "frames"), [(224, 16), (160, 8), (64, 4), (96, 20)])
 def test_resolution_and_frame_count_are_free(size, frames):
-    config = ModelConfig(variant="tiny", patch_size=16, image_size=size, num_frames=frames)
+    config = ModelConfig("tiny", size, frames, patch_size=16, dtype="float32")
     out = jax.eval_shape(
         lambda: mae.MaskedAutoencoder(config, rngs=nnx.Rngs(0))(
             jnp.zeros((2, config.num_tokens, config.patch_dim), jnp.uint8),

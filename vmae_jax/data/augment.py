@@ -38,9 +38,11 @@ def multi_scale_box(
     return left, top, box_width, box_height
 
 
-def multi_scale_crop(frames: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """One augmented view, u8[T, size, size, 3], of u8[T, H, W, 3]."""
-    return resized_crop(frames, multi_scale_box(*frames.shape[1:3], size, rng), size)
+def multi_scale_crop(
+    frames: np.ndarray, size: int, rng: np.random.Generator, out: np.ndarray | None = None
+) -> np.ndarray:
+    """One augmented view, u8[T, size, size, 3], of u8[T, H, W, 3]; written to `out` if given."""
+    return resized_crop(frames, multi_scale_box(*frames.shape[1:3], size, rng), size, out)
 
 
 def random_resized_box(
@@ -69,10 +71,13 @@ def random_resized_box(
     return (width - box_width) // 2, (height - box_height) // 2, box_width, box_height
 
 
-def resized_crop(frames: np.ndarray, box: tuple[int, int, int, int], size: int) -> np.ndarray:
+def resized_crop(
+    frames: np.ndarray, box: tuple[int, int, int, int], size: int, out: np.ndarray | None = None
+) -> np.ndarray:
     """The box (left, top, width, height) of every frame, resized to u8[T, size, size, 3]."""
     left, top, width, height = box
-    out = np.empty((len(frames), size, size, 3), np.uint8)
+    if out is None:
+        out = np.empty((len(frames), size, size, 3), np.uint8)
     for target, frame in zip(out, frames, strict=True):
         _resize(frame[top : top + height, left : left + width], target)
     return out

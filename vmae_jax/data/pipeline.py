@@ -20,6 +20,7 @@ from absl import flags
 
 from vmae_jax.config import Config, DataConfig
 from vmae_jax.data import clips, views
+from vmae_jax.data.cores import decoders
 from vmae_jax.data.records import (
     Dataset,
     DatasetError,
@@ -128,16 +129,17 @@ def batches_of(
     collate: Callable[[Sequence[dict[str, Any]]], dict[str, Any]],
 ) -> grain.IterDataset:
     """Decodes in threads or processes, in order, and batches with one batch ready ahead."""
-    ahead = max(data.threads, batch_size * (data.prefetch - 1))
-    if data.workers:
+    threads, workers = decoders(data.threads, data.workers)
+    ahead = max(threads, batch_size * (data.prefetch - 1))
+    if workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain hands its flags to the processes
-        decoded = local.to_iter_dataset(grain.ReadOptions(data.threads, 2 * data.threads))
-        each = -(-ahead // data.workers)
-        options = grain.multiprocessing.MultiprocessingOptions(data.workers, each)
+        decoded = local.to_iter_dataset(grain.ReadOptions(threads, 2 * threads))
+        each = -(-ahead // workers)
+        options = grain.multiprocessing.MultiprocessingOptions(workers, each)
         decoded = decoded.mp_prefetch(options, worker_init_fn=_FollowParent())
     else:
-        decoded = local.to_iter_dataset(grain.ReadOptions(data.threads, ahead))
+        decoded = local.to_iter_dataset(grain.ReadOptions(threads, ahead))
     batched = decoded.batch(batch_size, drop_remainder=True, batch_fn=collate)
     return grain.experimental.ThreadPrefetchIterDataset(batched, prefetch_buffer_size=1)
 

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from vmae_jax.data.build import build
+from vmae_jax.data.cores import cores
 
 CLASSES = (
     "move_left",
@@ -70,7 +71,7 @@ def write_videos(
 
     for name in CLASSES:
         Path(directory, name).mkdir(parents=True, exist_ok=True)
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+    with concurrent.futures.ThreadPoolExecutor(cores()) as threads:
         return list(threads.map(write, itertools.product(CLASSES, range(clips_per_class))))
 
 

@@ -30,9 +30,10 @@ class PretrainViews:
         start = rng.integers(clips.num_starts(record.num_frames, self.length, self.stride))
         indices = clips.clip_indices(record.num_frames, self.length, self.stride, int(start))
         frames = clips.decode_frames(record, indices)
-        return np.stack(
-            [augment.multi_scale_crop(frames, self.size, rng) for _ in range(self.views)]
-        )
+        views = np.empty((self.views, self.length, self.size, self.size, 3), np.uint8)
+        for view in views:
+            augment.multi_scale_crop(frames, self.size, rng, out=view)
+        return views
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 from vmae_jax.data.build.manifest import BuildError
 from vmae_jax.data.build.tasks import ShardTask
 from vmae_jax.data.clips import Record
+from vmae_jax.data.cores import cores
 
 _INFO_FILE = "dataset_info.json"  # written last: with it the dataset exists
 
@@ -121,7 +122,7 @@ def run_local(tasks: Sequence[ShardTask], workers: int, progress: Callable[[str]
     Raises:
       BuildError: where a process dies; it names the videos that were being worked on.
     """
-    workers = min(workers or _cores(), len(tasks))
+    workers = min(workers or cores(), len(tasks))
     if workers <= 1:
         for task in tasks:
             task.run(progress)
@@ -154,11 +155,6 @@ def run_local(tasks: Sequence[ShardTask], workers: int, progress: Callable[[str]
             f"{', '.join(sorted(current.values()))}; take the bad one out, or use fewer --workers, "
             "and run the same command again"
         ) from error
-
-
-def _cores() -> int:
-    """Cores this process may use, where the system tells; else those of the machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _run(task: ShardTask) -> None:
