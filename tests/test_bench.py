@@ -1,0 +1,46 @@
+"""The benchmark's sides do their work, and its figures add up; how fast it is decides no test."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from vmae_jax.bench import turns
+
+
+def bench(*flags):
+    command = [sys.executable, "-m", "vmae_jax.bench", "--rounds=1", *flags]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_ratios_are_taken_within_rounds():
+    rates = {"ours": [2.0, 8.0, 4.0], "theirs": [1.0, 2.0, 4.0]}
+    result = turns.compare(rates, peaks=[0.1, 0.0])
+    assert result["ours"]["clips_per_second"] == 4
+    assert result["ours"]["mfu"] == pytest.approx(0.4)
+    assert result["theirs"]["ratio"] == {"median": 2.0, "range": [1.0, 4.0], "resolved": False}
+    table = "\n".join(turns.table("a title", result))
+    assert "MFU 40%" in table
+    assert "ratio 2.00 (1.00 to 4.00, crosses 1: not resolved)" in table
+
+
+@pytest.mark.parametrize("task", ["pretrain", "finetune"])
+def test_both_sides_train(task, tmp_path):
+    pytest.importorskip("transformers")
+    small = ["--variant=tiny", "--image_size=32", "--num_frames=4", "--batch=8", "--steps=1"]
+    done = bench("--parts=model", f"--task={task}", *small, "--peer=eager",
+                 f"--json={tmp_path / 'out.json'}")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "out.json").read_text())["model"]
+    assert len(result) == 3, "a title and two sides"
+    assert all(v["clips_per_second"] > 0 for v in result.values() if isinstance(v, dict))
+
+
+def test_what_cannot_run_is_one_line():
+    done = bench("--parts=model", "--variant=tiny", "--image_size=33")
+    assert done.returncode == 1
+    assert "config.model.image_size = 33" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = bench("--parts=speed")
+    assert "--parts: speed: expected some of model,data,memory" in done.stdout + done.stderr

@@ -1,0 +1,108 @@
+"""Sides that take turns: each in a process of its own, so that all meet the same machine."""
+
+import dataclasses
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+# What one turn runs: it returns the number of clips that it processed. Beside it, the seconds that
+# a clip would take at the peak of the devices it runs on; 0 = not known.
+Turn = tuple[Callable[[], int], float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """One side of a comparison: `make(*args)` prepares it."""
+
+    name: str
+    make: Callable[..., Turn]
+    args: tuple
+
+
+class SideError(RuntimeError):
+    """A side that cannot run; the message is one line."""
+
+
+def _serve(connection: Connection, side: Side) -> None:
+    """A side's process: prepare, warm up, then one timed turn per request."""
+    turn, at_peak = side.make(*side.args)
+    turn()
+    connection.send(at_peak)
+    while connection.recv():
+        turn()  # what was paged out or went to sleep during the other side's turn comes back
+        began = time.perf_counter()
+        clips = turn()
+        connection.send(clips / (time.perf_counter() - began))
+
+
+def take_turns(sides: Sequence[Side], rounds: int) -> dict[str, Any]:
+    """Measures all sides, `rounds` times each, and compares the first to every other.
+
+    Returns:
+      By side: `clips_per_second` (median), `rates` of all rounds, `mfu` where the peak is known,
+      and for all but the first `ratio`: {median, range, resolved}, of the first side's rate to this
+      one's within each round; it is resolved where the range does not cross 1.
+
+    Raises:
+      SideError: where one cannot be prepared, or ends.
+    """
+    context = multiprocessing.get_context("spawn")
+    connections: list[Connection] = []
+    peaks: list[float] = []
+    for side in sides:
+        ours, theirs = context.Pipe()
+        context.Process(target=_serve, args=(theirs, side)).start()
+        theirs.close()
+        connections.append(ours)
+        peaks.append(_answer(side, ours))
+    rates: list[list[float]] = [[] for _ in sides]
+    for _ in range(rounds):
+        for side, connection, found in zip(sides, connections, rates, strict=True):
+            connection.send(True)
+            found.append(_answer(side, connection))
+    for connection in connections:
+        connection.send(False)
+    return compare({s.name: r for s, r in zip(sides, rates, strict=True)}, peaks)
+
+
+def _answer(side: Side, connection: Connection) -> float:
+    try:
+        return connection.recv()
+    except EOFError:
+        raise SideError(f"{side.name}: its process ended; see above") from None
+
+
+def compare(rates: dict[str, list[float]], peaks: Sequence[float]) -> dict[str, Any]:
+    """See `take_turns`."""
+    ours = next(iter(rates.values()))
+    result: dict[str, Any] = {}
+    for (name, found), at_peak in zip(rates.items(), peaks, strict=True):
+        entry = result[name] = {"clips_per_second": statistics.median(found), "rates": found}
+        if at_peak:
+            entry["mfu"] = entry["clips_per_second"] * at_peak
+        if found is not ours:
+            ratios = [a / b for a, b in zip(ours, found, strict=True)]
+            low, high = min(ratios), max(ratios)
+            entry["ratio"] = {
+                "median": statistics.median(ratios),
+                "range": [low, high],
+                "resolved": not low <= 1 <= high,
+            }
+    return result
+
+
+def table(title: str, result: dict[str, Any]) -> Iterator[str]:
+    """Lines for a terminal."""
+    yield title
+    for name, entry in result.items():
+        line = f"  {name:<54} {entry['clips_per_second']:9.2f} clips/s"
+        if "mfu" in entry:
+            line += f"  MFU {entry['mfu']:.0%}"
+        if ratio := entry.get("ratio"):
+            low, high = ratio["range"]
+            line += f"  ratio {ratio['median']:.2f} ({low:.2f} to {high:.2f}"
+            line += ")" if ratio["resolved"] else ", crosses 1: not resolved)"
+        yield line
