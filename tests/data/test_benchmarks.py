@@ -125,6 +125,10 @@ def test_ssv2(tmp_path):
     }
     assert left_out(manifest) == {"5.webm": "test video"}
     assert "ssv2: the lists have 2 videos for test, officially 27157" in manifest.warnings
+    (tmp_path / "lists/something-something-v2-test.json").unlink()  # need not be there
+    manifest = read("ssv2", tmp_path, {}, ())
+    assert left_out(manifest) == {"5.webm": "not labelled"}
+    assert not [warning for warning in manifest.warnings if "for test" in warning]
 
 
 def test_kinetics_finds_all_names_of_clips(tmp_path):
@@ -137,7 +141,7 @@ def test_kinetics_finds_all_names_of_clips(tmp_path):
         "train/air drumming/--id-of_A_000010_000020.mp4",
         "B.mp4",
         "train/B.json",
-        "val/C_000000_000010.mkv",
+        "a/C_000000_000010.mkv",
         "test/E_000005_000015.mp4",
         "replacement_for_corrupted_k400/C_000000_000010.mp4",
     )
@@ -151,7 +155,7 @@ def test_kinetics_finds_all_names_of_clips(tmp_path):
     assert left_out(manifest) == {
         "D_000000_000010": "missing file",
         "train/B.json": "not labelled",
-        "val/C_000000_000010.mkv": "duplicate",
+        "a/C_000000_000010.mkv": "duplicate",
         "test/E_000005_000015.mp4": "test video",
     }
     assert manifest.warnings == (
@@ -185,8 +189,7 @@ def test_a_clip_that_is_held_out_is_not_trained_on(tmp_path):
     assert [(path, reason) for path, reason, _ in manifest.rejected] == [
         ("A.mp4", "duplicate"),
         ("B.mp4", "held out"),
-        ("C.mp4", "held out"),  # the file of both clips
-        ("C.mp4", "test video"),
+        ("C.mp4", "test video"),  # the file of a training clip too
     ]
     assert "train.csv, line 4; also in " in manifest.rejected[1][2]
 
@@ -273,11 +276,12 @@ def test_kinetics710_needs_a_label_map_that_fits(tmp_path):
         ("hmdb51:2", "wave_test_split2.txt", "a.avi 1 \nb.avi 3 \n", "split2.txt, line 2: found"),
         ("hmdb51:2", "wave_test_split2.txt", "../../etc/a.avi 1\n", "line 1: .*folder of videos"),
         ("kinetics400", "train.csv", "label,id\n", "train.csv, line 1: .*header with youtube_id"),
-        ("kinetics400", "train.csv", HEADER + "a,B,0,1,train\n", "line 2: found 5 columns"),
+        ("kinetics400", "train.csv", HEADER + "a,B,0,1,train\n", "line 2: found '5 columns: "),
         ("kinetics400", "train.csv", HEADER + "a,B,0,x,train,0\n", "line 2: .*whole seconds"),
         ("kinetics400", "train.csv", HEADER + "a,../B,0,1,train,0\n", "line 2: .*folder of videos"),
         ("kinetics400", "train.csv", HEADER + "a,B,0,1,extra,0\n", "line 2: found 'extra'"),
         ("kinetics400", "train.csv", HEADER + ",B,0,1,train,0\n", "line 2: B has no label"),
+        ("kinetics400", "train.csv", HEADER + 'a,B,0,1,train,"0\nb,C,0,1,train,0\n', "line 2: "),
         ("ssv2", "something-something-v2-train.json", "[\n{]", "train.json, line 2: "),
         ("ssv2", "something-something-v2-train.json", "{}", "expected a JSON list"),
         ("ssv2", "something-something-v2-train.json", "[1]", "train.json, entry 1: found 1"),
@@ -295,6 +299,7 @@ def test_kinetics710_needs_a_label_map_that_fits(tmp_path):
         ),
         ("ssv2", "something-something-v2-labels.json", '{"A": "0", "B": "2"}', "without.* are 1"),
         ("ssv2", "something-something-v2-labels.json", '{"A": "x"}', "entry 1: .*number of 'A'"),
+        ("ssv2", "something-something-v2-labels.json", '{"A\\n": "0"}', "entry 1: .*number of"),
         ("ssv2", "more-labels.json", "{}", r"expected one file \*labels.json, found 2"),
     ],
 )
@@ -369,6 +374,7 @@ def test_command_builds_a_dataset(tmp_path):
     assert f"warning: {warning}" in done.stdout
     assert warning in done.stderr  # before the work
     assert "cannot be opened: 1" in done.stdout
+    assert "not labelled" not in done.stdout  # the lists lie among the videos
     report = json.loads((tmp_path / "set/report.json").read_text())
     assert warning in report["warnings"]
     found = {}

@@ -43,7 +43,7 @@ class Listing(NamedTuple):
 def ucf101(folder: str, split: int, label_map: str | None = None) -> Listing:
     """UCF101: classInd.txt, trainlist01.txt, testlist01.txt, as ucfTrainTestlist has them.
 
-    Numbers: those of classInd.txt minus 1, as in torchvision, MMAction2 and VideoMAE's lists.
+    Numbers: those of classInd.txt minus 1, as in MMAction2 and, before it, TSN.
     """
     index = os.path.join(folder, "classInd.txt")
     classes: dict[str, int] = {}
@@ -69,7 +69,7 @@ def hmdb51(folder: str, split: int, label_map: str | None = None) -> Listing:
     """HMDB51: 51 files CLASS_test_split1.txt, as testTrainMulti_7030_splits has them.
 
     Of their numbers, 1 is for training, 2 for testing, 0 unused. Classes are numbered in sorted
-    order, as in torchvision, MMAction2 and VideoMAE's lists.
+    order, as in MMAction2.
     """
     suffix = f"_test_split{split}.txt"
     files = sorted(glob.glob(f"*{suffix}", root_dir=folder))
@@ -92,8 +92,8 @@ def hmdb51(folder: str, split: int, label_map: str | None = None) -> Listing:
 def ssv2(folder: str, split: int = 0, label_map: str | None = None) -> Listing:
     """Something-Something V2: *labels.json, *train.json, *validation.json and perhaps *test.json.
 
-    A video's class is its template without the brackets; labels.json gives the number, as in
-    VideoMAE's lists. The test videos have no public labels.
+    A video's class is its template without the brackets; labels.json gives the number, as in the
+    lists of VideoMAE V2. Those of the test videos are not read.
     """
     file = _only(folder, "*labels.json")
     numbers = _read_json(file, dict)
@@ -138,8 +138,8 @@ class _Clip(NamedTuple):
 def kinetics(folder: str, split: int = 0, label_map: str | None = None) -> Listing:
     """Kinetics-400, -600, -700 and -700-2020: every CSV of the folder.
 
-    Classes are numbered in sorted order, as in MMAction2 and VideoMAE V2 (label_map_k400.txt), or
-    by a label map (see `read_label_map`).
+    Classes are numbered in sorted order, as in MMAction2 (and so are the first 400 of VideoMAE V2's
+    label_map_k710.txt), or by a label map (see `read_label_map`).
     """
     clips = _clips(folder)
     labels = sorted({clip.label for clip in clips if clip.label})
@@ -278,7 +278,7 @@ def _at_path(path: str, use: str, label: int, file: str, line: int) -> Entry:
 
 
 def _check_inside(name: str, file: str, line: int) -> None:
-    if name in ("", ".", "..") or set(name) & set("/\\\0"):
+    if name in ("", ".", "..") or set(name) & set("/\\") or not name.isprintable():
         raise _wrong(file, line, name, "the name of a file in the folder of videos")
 
 
@@ -303,20 +303,22 @@ def _rows(file: str) -> Iterator[tuple[int, str]]:
 
 def _table(file: str, needed: Collection[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Number and cells by column of each row of a CSV with a header."""
-    reader = csv.reader(_lines(file))
+    reader = csv.reader(f"{line}\n" for line in _lines(file))
     try:
         header = [name.strip() for name in next(reader, [])]
         if not set(needed) <= set(header):
             raise _wrong(file, 1, ",".join(header), f"a header with {','.join(needed)}")
+        line = reader.line_num + 1
         for cells in reader:
-            if len(cells) != len(header) and cells:
-                raise BuildError(
-                    f"{_where(file, reader.line_num)}: found {len(cells)} columns, expected "
-                    f"{len(header)}"
+            # A quote that is not closed would take the lines after it into its cell.
+            if cells and (len(cells) != len(header) or not all(map(str.isprintable, cells))):
+                found = f"{len(cells)} columns: {','.join(cells)}"
+                raise _wrong(
+                    file, line, found, f"{len(header)} columns of text ({','.join(header)})"
                 )
             if cells:
-                row = zip(header, map(str.strip, cells), strict=True)
-                yield reader.line_num, dict(row)
+                yield line, dict(zip(header, map(str.strip, cells), strict=True))
+            line = reader.line_num + 1
     except csv.Error as error:
         raise BuildError(f"{_where(file, reader.line_num)}: {error}") from error
 
@@ -354,7 +356,7 @@ def _by_number(numbers: Mapping[str, int], file: str) -> tuple[str, ...]:
     """The classes' names in the order of their numbers, which must be 0..K-1."""
     names: dict[int, str] = {}
     for i, (name, number) in enumerate(numbers.items(), 1):
-        if type(number) is not int:
+        if type(number) is not int or not name.isprintable():
             raise _wrong(file, i, number, f"the number of {name!r}")
         names.setdefault(number, name)
     gaps = sorted(set(range(len(names))) - names.keys())

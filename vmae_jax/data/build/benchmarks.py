@@ -186,7 +186,7 @@ def _take(
     videos: dict[str, Entry] = {}  # those of `taken`
     missing: dict[str, Entry] = {}
     seen: dict[str, Entry] = {}  # by path: `taken`, and the videos for testing
-    rejected: list[_Rejected] = []
+    rejected: dict[str, _Rejected] = {}
     for entry in sorted(entries, key=lambda e: ("val", "test", "train", "unused").index(e.use)):
         path = next((index[name] for name in entry.names if name in index), None)
         twin = held_out.get(entry.video) if entry.use == "train" else None
@@ -194,17 +194,19 @@ def _take(
         if path is None:
             if entry.use in ("train", "val") and not twin:
                 missing.setdefault(entry.video, entry)
+        elif entry.use not in ("train", "val"):
+            if path not in seen:
+                seen[path] = entry
+                rejected[path] = (path, f"{entry.use} video", entry.where)
         elif twin:
             reason = "duplicate" if twin.use == entry.use else "held out"
-            rejected.append((path, reason, f"{entry.where}; also in {twin.where}"))
-        elif entry.use in ("train", "val"):
-            taken[path] = seen[path] = videos[entry.video] = entry
+            rejected.setdefault(path, (path, reason, f"{entry.where}; also in {twin.where}"))
         else:
-            seen[path] = entry
-            rejected.append((path, f"{entry.use} video", entry.where))
-    known = taken.keys() | {path for path, _, _ in rejected}
-    rejected += [_unlisted(path, index, keys) for path in paths if path not in known]
-    return taken, rejected, [e for video, e in missing.items() if video not in videos]
+            taken[path] = seen[path] = videos[entry.video] = entry
+    known = taken.keys() | rejected.keys()
+    rest = [_unlisted(path, index, keys) for path in paths if path not in known]
+    gone = [entry for video, entry in missing.items() if video not in videos]
+    return taken, [*rejected.values(), *rest], gone
 
 
 def _index(paths: Iterable[str], keys: _Keys) -> dict[str, str]:
