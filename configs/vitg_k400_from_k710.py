@@ -6,9 +6,9 @@
 
 It starts from post-pre-training on Kinetics-710 (configs/vitg_k710.py): a workdir of this code, a
 public .pth, a safetensors file or a Hugging Face directory. The shards, with the splits train and
-val, come from your videos: python -m vmae_jax.data.build --videos=DIR --labels=labels.csv
---out=YOUR_K400. Test a checkpoint alone with --config.mode=eval; a few seconds on a CPU, to see it
-run: --config=configs/vitg_k400_from_k710.py:smoke
+val, come from the owners' files: python -m vmae_jax.data.build --benchmark=kinetics400 --videos=DIR
+--annotations=DIR --out=YOUR_K400. Test a checkpoint alone with --config.mode=eval; a few seconds on
+a CPU, to see it run: --config=configs/vitg_k400_from_k710.py:smoke
 
 The label map is a JSON list: for each of the 400 classes the row of the 710-class head that it
 keeps.

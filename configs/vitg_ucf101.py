@@ -5,9 +5,9 @@
 
 It starts from post-pre-training on Kinetics-710 (configs/vitg_k710.py): a workdir of this code, a
 public .pth, a safetensors file or a Hugging Face directory. The shards, with the splits train and
-val, come from your videos: python -m vmae_jax.data.build --videos=DIR --labels=labels.csv
---out=YOUR_UCF101. Test a checkpoint alone with --config.mode=eval; a few seconds on a CPU, to see
-it run: --config=configs/vitg_ucf101.py:smoke
+val, come from the owners' files: python -m vmae_jax.data.build --benchmark=ucf101:1 --videos=DIR
+--annotations=DIR --out=YOUR_UCF101. Test a checkpoint alone with --config.mode=eval; a few seconds
+on a CPU, to see it run: --config=configs/vitg_ucf101.py:smoke
 
 Hardware: 1011.6 M parameters, whose weights, gradients and two moments take 16.2 GB in float32,
 shared out over mesh.fsdp devices.

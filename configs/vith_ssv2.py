@@ -4,9 +4,10 @@
         --config.data.dataset=YOUR_SSV2 --config.init_from=YOUR_CHECKPOINT
 
 It starts from its own pre-training: a workdir of this code, a public .pth, a safetensors file or a
-Hugging Face directory. The shards, with the splits train and val, come from your videos: python -m
-vmae_jax.data.build --videos=DIR --labels=labels.csv --out=YOUR_SSV2. Test a checkpoint alone with
---config.mode=eval; a few seconds on a CPU, to see it run: --config=configs/vith_ssv2.py:smoke
+Hugging Face directory. The shards, with the splits train and val, come from the owners' files:
+python -m vmae_jax.data.build --benchmark=ssv2 --videos=DIR --annotations=DIR --out=YOUR_SSV2. Test
+a checkpoint alone with --config.mode=eval; a few seconds on a CPU, to see it run:
+--config=configs/vith_ssv2.py:smoke
 
 Hardware: 631.7 M parameters, whose weights, gradients and two moments take 10.1 GB in float32,
 shared out over mesh.fsdp devices.

@@ -1,7 +1,8 @@
 """Raw videos to a dataset directory of shards: `build`, or python -m vmae_jax.data.build.
 
-Stages: manifest.py lists the videos, tasks.py builds one shard by way of transcode.py, builder.py
-schedules the shards and writes TFDS's metadata, report.py adds up what was kept and what was not.
+Stages: manifest.py lists the videos (benchmarks.py: those of a labelled benchmark, by way of
+annotations.py), tasks.py builds one shard by way of transcode.py, builder.py schedules the shards
+and writes TFDS's metadata, report.py adds up what was kept and what was not.
 """
 
 import collections
@@ -10,6 +11,7 @@ import dataclasses
 import fcntl
 import itertools
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +19,7 @@ from typing import Any
 
 import av
 
+from vmae_jax.data.build.benchmarks import MAX_MISSING, read_benchmark
 from vmae_jax.data.build.manifest import BuildError, Manifest, Video, read_manifest
 from vmae_jax.data.build.report import Report, make_report
 from vmae_jax.data.build.tasks import ShardTask, write_json
@@ -24,6 +27,8 @@ from vmae_jax.data.build.transcode import Encoding
 from vmae_jax.data.clips import CODECS
 
 __all__ = ["BuildError", "Report", "build"]
+
+log = logging.getLogger(__name__)
 
 _VIDEOS_PER_SHARD = 256  # a quarter of a gigabyte of short clips
 _LEAST_SHARDS = 16  # so that a small set still spreads over cores
@@ -36,6 +41,10 @@ def build(
     *,
     labels: str | None = None,
     split: str = "train",
+    benchmark: str | None = None,
+    annotations: str | None = None,
+    label_map: str | None = None,
+    max_missing: float = MAX_MISSING,
     name: str = "videos",
     short_side: int = 256,
     codec: str = "h264",
@@ -55,6 +64,8 @@ def build(
 
     Args:
       videos, labels, split: see `manifest.read_manifest`.
+      benchmark, annotations, label_map, max_missing: see `benchmarks.read_benchmark`, which decides
+        labels and splits if a benchmark is named.
       out: directory on a file system that all workers share.
       name: of the dataset, part of its file names.
       short_side: pixels; larger videos are scaled down to it, smaller ones keep their size.
@@ -79,7 +90,16 @@ def build(
     out = os.path.abspath(out)
     encoding = Encoding(codec, short_side, segment_seconds, max_pixels, max_frames)
     _check_options(encoding, name, num_shards, workers)
-    manifest = read_manifest(videos, labels, split)
+    if benchmark:
+        if labels or split != "train":
+            raise BuildError("--benchmark: has labels and splits of its own; leave yours away")
+        manifest = read_benchmark(benchmark, videos, annotations, label_map, max_missing)
+    elif annotations or label_map:
+        raise BuildError("--annotations, --label_map: are read with --benchmark only")
+    else:
+        manifest = read_manifest(videos, labels, split)
+    for warning in manifest.warnings:
+        log.warning(warning)
     state = os.path.join(out, "build")
     plan = _plan(manifest, encoding, name, num_shards, keep_partial)
     with _sole_builder(out, state):
@@ -273,7 +293,7 @@ def _run(
 def _finish(tasks: Mapping[str, Sequence[ShardTask]], manifest: Manifest, out: str) -> Report:
     shards = [(split, task.path, task.outcome()) for split in tasks for task in tasks[split]]
     sizes = {path: os.path.getsize(path) for _, path, _ in shards}
-    report = make_report(out, shards, manifest.rejected, sizes)
+    report = make_report(out, shards, manifest.rejected, sizes, manifest.warnings)
     write_json(os.path.join(out, "report.json"), report.to_dict())
     if not report.num_kept:
         example = next(f"{reason}: {v[0]['path']}" for reason, v in report.rejected.items())

@@ -16,6 +16,18 @@ goes on where it was; finished shards are kept.
   python -m vmae_jax.data.build --videos=videos --out=datasets/mine --labels=labels.csv \
       --segment_seconds=4
 
+  # benchmarks as their owners ship them, with the numbers of classes that public checkpoints have
+  python -m vmae_jax.data.build --benchmark=ucf101:1 --videos=UCF-101 \
+      --annotations=ucfTrainTestlist --out=data/ucf101
+  python -m vmae_jax.data.build --benchmark=hmdb51:1 --videos=hmdb51 \
+      --annotations=testTrainMulti_7030_splits --out=data/hmdb51
+  python -m vmae_jax.data.build --benchmark=kinetics400 --videos=k400 \
+      --annotations=k400/annotations --out=data/k400  # and kinetics600, kinetics700
+  python -m vmae_jax.data.build --benchmark=kinetics710 --videos=kinetics \
+      --annotations=csv --label_map=VideoMAEv2/misc --out=data/k710  # k400, k600, k700 in both
+  python -m vmae_jax.data.build --benchmark=ssv2 --videos=20bn-something-something-v2 \
+      --annotations=labels --out=data/ssv2
+
   # on a Beam cluster (pip install 'vmae_jax[build]'); OUT and videos on a file system all share
   python -m vmae_jax.data.build --videos=/mnt/videos --out=/mnt/datasets/mine \
       --beam_options=runner=FlinkRunner,flink_master=host:8081
@@ -29,6 +41,7 @@ import tqdm
 from absl import app, flags, logging
 
 from vmae_jax.data.build import BuildError, build
+from vmae_jax.data.build.benchmarks import BENCHMARKS, MAX_MISSING
 from vmae_jax.data.build.transcode import Encoding
 from vmae_jax.data.clips import CODECS
 
@@ -49,6 +62,22 @@ _SPLIT = flags.DEFINE_string(
     "split",
     "train",
     "Name of the split, or shares as train:0.9,val:0.1; a CSV's split column decides instead.",
+)
+_BENCHMARK = flags.DEFINE_string(
+    "benchmark",
+    None,
+    f"Labels and splits (train, val) from the owners' files: {', '.join(BENCHMARKS)}; ucf101 and "
+    "hmdb51 with one of their three splits, as ucf101:1.",
+)
+_ANNOTATIONS = flags.DEFINE_string("annotations", None, "Folder of a benchmark's own lists.")
+_LABEL_MAP = flags.DEFINE_string(
+    "label_map",
+    None,
+    "Numbers of Kinetics' classes: a text file (a class on each line), a CSV (label,number) or "
+    "JSON ({label: number}); for kinetics710 the folder misc of VideoMAE V2's repository.",
+)
+_MAX_MISSING = flags.DEFINE_float(
+    "max_missing", MAX_MISSING, "Share of a benchmark's videos that may be missing."
 )
 _NAME = flags.DEFINE_string("name", "videos", "Name of the data set, part of its file names.")
 _SHORT_SIDE = flags.DEFINE_integer(
@@ -104,6 +133,10 @@ def main(argv: list[str]) -> None:
             _OUT.value,
             labels=_LABELS.value,
             split=_SPLIT.value,
+            benchmark=_BENCHMARK.value,
+            annotations=_ANNOTATIONS.value,
+            label_map=_LABEL_MAP.value,
+            max_missing=_MAX_MISSING.value,
             name=_NAME.value,
             short_side=_SHORT_SIDE.value,
             codec=_CODEC.value,

@@ -28,12 +28,16 @@ class Video:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What was asked for: `videos` exist; `rejected` are (path, reason, detail) left out by now."""
+    """What was asked for: `videos` exist; `rejected` are (path, reason, detail) left out by now.
+
+    `warnings` say in a line each what is not as it should be.
+    """
 
     root: str
     videos: tuple[Video, ...]
     rejected: tuple[tuple[str, str, str], ...]
     label_names: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +60,7 @@ def read_manifest(videos: str, labels: str | None = None, split: str = "train") 
     Raises:
       BuildError: where an input is missing or malformed, or no video is left.
     """
-    root, paths = _list_paths(videos)
+    root, paths = list_paths(videos)
     rows = _read_csv(labels, Path(root)) if labels and labels != "folders" else None
     if rows is None:
         wanted = paths
@@ -96,12 +100,12 @@ def order(video: Video) -> str:
     return hashlib.sha256(video.path.encode(errors="surrogateescape")).hexdigest()
 
 
-def _list_paths(videos: str) -> tuple[str, list[str]]:
-    """Root and paths relative to it ('/' between parts), sorted."""
+def list_paths(videos: str, leave_out: str = "") -> tuple[str, list[str]]:
+    """Root and paths relative to it ('/' between parts), sorted; a folder in it may be left out."""
     source = Path(videos)
     if source.is_dir():
         try:
-            paths = inputs.walk(videos)
+            paths = inputs.walk(videos, leave_out)
         except OSError as error:
             raise BuildError(
                 f"--videos={videos}: {error.filename} cannot be read ({error.strerror}); make it "

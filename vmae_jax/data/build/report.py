@@ -12,7 +12,8 @@ _LISTED = 5  # names per reason on the terminal; the file has all
 class Report:
     """`splits`: totals by name; `rejected`: {path, detail, frames, seconds} by reason.
 
-    `partial` lists videos that broke midway but were kept up to there.
+    `partial` lists videos that broke midway but were kept up to there; `warnings` say what was not
+    as expected before any video was read.
     """
 
     out: str
@@ -20,6 +21,7 @@ class Report:
     rejected: Mapping[str, Sequence[Mapping[str, Any]]]
     partial: Sequence[Mapping[str, Any]]
     kept: Sequence[Mapping[str, Any]]
+    warnings: Sequence[str] = ()
 
     @property
     def num_kept(self) -> int:
@@ -57,6 +59,7 @@ class Report:
         if self.partial:
             lines.append(f"  kept only up to a break in the stream: {len(self.partial)}")
             lines += _listing(self.partial)
+        lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
 
 
@@ -78,6 +81,7 @@ def make_report(
     shards: Sequence[tuple[str, str, Mapping[str, Any]]],
     rejected: Sequence[tuple[str, str, str]],
     sizes: Mapping[str, int],
+    warnings: Sequence[str] = (),
 ) -> Report:
     """Adds up the shards' outcomes.
 
@@ -85,6 +89,7 @@ def make_report(
       shards: (split, shard path, outcome as `ShardTask.run` gives it), in order.
       rejected: (path, reason, detail) of what never reached a shard.
       sizes: bytes of each shard file by its path.
+      warnings: see `Report`.
     """
     splits: dict[str, dict[str, Any]] = {}
     reasons = collections.defaultdict(list)
@@ -119,4 +124,5 @@ def make_report(
         by_path,
         sorted(partial, key=lambda v: v["path"]),
         sorted(kept, key=lambda v: v["path"]),
+        warnings,
     )

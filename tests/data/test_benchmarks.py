@@ -1,0 +1,400 @@
+"""Labelled benchmarks from tiny trees of the shape in which their owners ship them."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from vmae_jax.config import Config, DataConfig, EvalConfig, ModelConfig
+from vmae_jax.data import synthetic
+from vmae_jax.data.build import BuildError, annotations, build
+from vmae_jax.data.build.benchmarks import BENCHMARKS, read_benchmark
+from vmae_jax.data.build.manifest import Manifest
+from vmae_jax.data.clips import Record
+from vmae_jax.data.evaluation import open_eval
+from vmae_jax.data.pipeline import open_clips
+from vmae_jax.data.records import open_dataset
+
+UCF = {
+    "classInd.txt": "1 ApplyEyeMakeup\n2 Archery\n3 HandstandPushups\n",
+    "trainlist01.txt": "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1\r\n"
+    "Archery/v_Archery_g08_c01.avi 2\r\n",
+    "testlist01.txt": "ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi\n"
+    "HandstandPushups/v_HandStandPushups_g01_c01.avi\n",
+}
+UCF_VIDEOS = (
+    "ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi",
+    "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi",
+    "Archery/v_Archery_g08_c01.avi",
+    "HandstandPushups/v_HandstandPushups_g01_c01.avi",
+)
+HMDB = {
+    "wave_test_split2.txt": "#20_wave_f_cm_np1.avi 2 \nb_wave_f_cm_np1.avi 1 \nc_wave.avi 0 \n",
+    "brush_hair_test_split2.txt": "April_09_brush_hair_u_nm_np1_ba_goo_0.avi 1 \n",
+    "wave_test_split1.txt": "#20_wave_f_cm_np1.avi 1 \n",
+}
+HMDB_VIDEOS = (
+    "wave/#20_wave_f_cm_np1.avi",
+    "wave/b_wave_f_cm_np1.avi",
+    "wave/c_wave.avi",
+    "brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi",
+)
+HEADER = "label,youtube_id,time_start,time_end,split,is_cc\n"
+SSV2 = {
+    "something-something-v2-labels.json": json.dumps(
+        {"Holding something": "1", "Approaching something with your camera": "0"}
+    ),
+    "something-something-v2-train.json": json.dumps(
+        [
+            {"id": "78687", "label": "holding a cup", "template": "Holding [something]"},
+            {"id": "7", "template": "Approaching [something] with your camera"},
+        ]
+    ),
+    "something-something-v2-validation.json": json.dumps(
+        [{"id": "74225", "template": "Holding [something]"}]
+    ),
+    "something-something-v2-test.json": json.dumps([{"id": "5"}, {"id": "6"}]),
+}
+
+
+def write(folder: Path, files: Mapping[str, str] | Sequence[str]) -> Path:
+    """A folder with these files; with names alone, of a byte each."""
+    for name in files:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(files[name] if isinstance(files, Mapping) else "x")
+    return folder
+
+
+def read(benchmark: str, tmp_path: Path, lists: Mapping[str, str], videos, **options) -> Manifest:
+    folders = write(tmp_path / "videos", videos), write(tmp_path / "lists", lists)
+    return read_benchmark(benchmark, *map(str, folders), **options)
+
+
+def taken(manifest: Manifest) -> dict[str, tuple[str, int, str]]:
+    return {v.path: (v.split, v.label, v.label_name) for v in manifest.videos}
+
+
+def left_out(manifest: Manifest) -> dict[str, str]:
+    return {path: reason for path, reason, _ in manifest.rejected}
+
+
+# ---- One benchmark after the other ----
+
+
+def test_ucf101(tmp_path):
+    more = ("Archery/v_Archery_g02_c01.avi", "readme.txt")
+    manifest = read("ucf101:1", tmp_path, UCF, UCF_VIDEOS + more)
+    assert taken(manifest) == {
+        UCF_VIDEOS[0]: ("val", 0, "ApplyEyeMakeup"),
+        UCF_VIDEOS[1]: ("train", 0, "ApplyEyeMakeup"),
+        UCF_VIDEOS[2]: ("train", 1, "Archery"),
+        UCF_VIDEOS[3]: ("val", 2, "HandstandPushups"),  # whose case differs from the list's
+    }
+    assert manifest.label_names == ("ApplyEyeMakeup", "Archery", "HandstandPushups")
+    assert left_out(manifest) == dict.fromkeys(more, "not labelled")
+    assert manifest.warnings == (
+        "ucf101:1: found 3 classes, officially 101",
+        "ucf101:1: the lists have 2 videos for train, officially 9537",
+        "ucf101:1: the lists have 2 videos for val, officially 3783",
+    )
+
+
+def test_hmdb51(tmp_path):
+    manifest = read("hmdb51:2", tmp_path, HMDB, HMDB_VIDEOS)
+    assert taken(manifest) == {
+        HMDB_VIDEOS[0]: ("val", 1, "wave"),
+        HMDB_VIDEOS[1]: ("train", 1, "wave"),
+        HMDB_VIDEOS[3]: ("train", 0, "brush_hair"),
+    }
+    assert left_out(manifest) == {HMDB_VIDEOS[2]: "unused video"}
+    assert "hmdb51:2: the lists have 1 videos for unused, officially 1666" in manifest.warnings
+
+
+def test_ssv2(tmp_path):
+    videos = ("78687.webm", "parts/7.webm", "74225.webm", "5.webm")
+    manifest = read("ssv2", tmp_path, SSV2, videos)
+    assert taken(manifest) == {
+        "78687.webm": ("train", 1, "Holding something"),
+        "parts/7.webm": ("train", 0, "Approaching something with your camera"),
+        "74225.webm": ("val", 1, "Holding something"),
+    }
+    assert left_out(manifest) == {"5.webm": "test video"}
+    assert "ssv2: the lists have 2 videos for test, officially 27157" in manifest.warnings
+    (tmp_path / "lists/something-something-v2-test.json").unlink()  # need not be there
+    manifest = read("ssv2", tmp_path, {}, ())
+    assert left_out(manifest) == {"5.webm": "not labelled"}
+    assert not [warning for warning in manifest.warnings if "for test" in warning]
+
+
+def test_kinetics_finds_all_names_of_clips(tmp_path):
+    lists = {
+        "train.csv": HEADER + '"air drumming",--id-of_A,10,20,train,0\nabseiling,B,1,11,train,0\n',
+        "val.csv": HEADER + "abseiling,C,0,10,validate,0\nzumba,D,0,10,val,0\n",
+        "test.csv": "youtube_id,time_start,time_end,split\nE,5,15,test\nF,5,15,test\n",
+    }
+    videos = (
+        "train/air drumming/--id-of_A_000010_000020.mp4",
+        "B.mp4",
+        "train/B.json",
+        "a/C_000000_000010.mkv",
+        "test/E_000005_000015.mp4",
+        "replacement_for_corrupted_k400/C_000000_000010.mp4",
+    )
+    manifest = read("kinetics400", tmp_path, lists, videos, max_missing=0.25)
+    assert taken(manifest) == {
+        videos[0]: ("train", 1, "air drumming"),
+        videos[1]: ("train", 0, "abseiling"),
+        videos[5]: ("val", 0, "abseiling"),
+    }
+    assert manifest.label_names == ("abseiling", "air drumming", "zumba")  # found or not
+    assert left_out(manifest) == {
+        "D_000000_000010": "missing file",
+        "train/B.json": "not labelled",
+        "a/C_000000_000010.mkv": "duplicate",
+        "test/E_000005_000015.mp4": "test video",
+    }
+    assert manifest.warnings == (
+        "kinetics400: found 3 classes, officially 400",
+        "kinetics400: 1 of 4 listed videos are missing",
+    )
+    with pytest.raises(BuildError, match=r"1 of 4 .* missing.*D_000000_000010 .*val.csv, line 3"):
+        read("kinetics400", tmp_path, lists, videos)
+
+
+def test_kinetics_with_a_label_map(tmp_path):
+    lists = {"train.csv": HEADER + "b,B,0,1,train,0\na,A,0,1,train,0\n"}
+    order = tmp_path / "label_map_k400.txt"
+    order.write_text("z\nb\na\n")
+    manifest = read("kinetics400", tmp_path, lists, ("A.mp4", "B.mp4"), label_map=str(order))
+    assert {path: v[1] for path, v in taken(manifest).items()} == {"A.mp4": 2, "B.mp4": 1}
+    order.write_text("z\nb\n")
+    with pytest.raises(BuildError, match="no number for 1 of 2 labels, such as a"):
+        read("kinetics400", tmp_path, lists, (), label_map=str(order))
+
+
+def test_a_clip_that_is_held_out_is_not_trained_on(tmp_path):
+    lists = {
+        "train.csv": HEADER
+        + "a,A,0,1,train,0\na,A,0,1,train,0\nb,B,0,1,train,0\nb,C,0,1,train,0\n",
+        "val.csv": HEADER + "b,B,0,1,val,0\n",
+        "test.csv": HEADER + "b,C,7,8,test,0\n",
+    }
+    manifest = read("kinetics700", tmp_path, lists, ("A.mp4", "B.mp4", "C.mp4"))
+    assert {path: v[0] for path, v in taken(manifest).items()} == {"A.mp4": "train", "B.mp4": "val"}
+    assert [(path, reason) for path, reason, _ in manifest.rejected] == [
+        ("A.mp4", "duplicate"),
+        ("B.mp4", "held out"),
+        ("C.mp4", "test video"),  # the file of a training clip too
+    ]
+    assert "train.csv, line 4; also in " in manifest.rejected[1][2]
+
+
+K710 = {
+    "k400/train.csv": HEADER + "drinking,A,0,10,train,0\narchery,B,0,10,train,0\n"
+    "archery,F,0,10,train,0\n",
+    "k400/val.csv": HEADER + "archery,C,0,10,val,0\n",
+    "k600/train.csv": HEADER + "sipping cup,A,0,10,train,0\narchery,C,3,13,train,0\n"
+    "archery,D,0,10,train,0\nluge,G,0,10,train,0\n",
+    "k600/val.csv": HEADER + "luge,E,0,10,val,0\n",
+    "k700/train.csv": HEADER + "sipping cup,H,0,10,train,0\narchery,I,0,10,train,0\n"
+    "luge,E,0,10,train,0\n",
+    "k700/test.csv": "youtube_id,time_start,time_end\nB,0,10\n",
+    "k700/val.csv": HEADER + "luge,J,0,10,val,0\n",
+}
+K710_VIDEOS = (
+    *("k400/A.mp4", "k400/B.mp4", "k400/C.mp4"),
+    *("k600/A_000000_000010.mp4", "k600/C_000003_000013.mp4", "k600/D.mp4", "k600/G.mp4"),
+    *("k600/E.mp4", "k700/H.mp4", "k700/I.mp4", "k700/E.mp4", "k700/J.mp4", "k700/F.mp4"),
+)
+MISC = {
+    "label_map_k710.txt": "archery\nsipping cup\nluge\n",
+    "label_710to400.json": "[0, 1]",
+    "label_710to600.json": "[0, 2, 1]",
+    "label_710to700.json": "[0, 2, 1]",
+}
+K710_CSV = "label,number\narchery,0\nsipping cup,1\ndrinking,1\nluge,2\n"
+K710_JSON = '{"archery": 0, "sipping cup": 1, "drinking": 1, "luge": 2}'
+
+
+@pytest.mark.parametrize("label_map", ["misc", "map.csv", "map.json"])
+def test_kinetics710(tmp_path, label_map):
+    write(tmp_path / "misc", MISC)
+    write(tmp_path, {"map.csv": K710_CSV, "map.json": K710_JSON})
+    path = str(tmp_path / label_map)
+    manifest = read("kinetics710", tmp_path, K710, K710_VIDEOS, label_map=path, max_missing=0.2)
+    assert manifest.label_names == ("archery", "sipping cup", "luge")
+    assert taken(manifest) == {
+        "k400/A.mp4": ("train", 1, "sipping cup"),  # there called drinking
+        "k400/C.mp4": ("val", 0, "archery"),
+        "k600/D.mp4": ("train", 0, "archery"),
+        "k600/G.mp4": ("train", 2, "luge"),
+        "k600/E.mp4": ("val", 2, "luge"),
+        "k700/H.mp4": ("train", 1, "sipping cup"),
+        "k700/I.mp4": ("train", 0, "archery"),
+        "k700/J.mp4": ("val", 2, "luge"),
+    }
+    assert left_out(manifest) == {
+        "k400/B.mp4": "held out",  # Kinetics-700's test set
+        "k400/F_000000_000010": "missing file",
+        "k600/A_000000_000010.mp4": "duplicate",
+        "k600/C_000003_000013.mp4": "held out",
+        "k700/E.mp4": "held out",
+        "k700/F.mp4": "not labelled",  # a file of Kinetics-700 is none of Kinetics-400
+    }
+
+
+def test_kinetics710_needs_a_label_map_that_fits(tmp_path):
+    options = {"videos": K710_VIDEOS, "lists": K710, "tmp_path": tmp_path}
+    with pytest.raises(BuildError, match=r"label_map=None: .*misc of VideoMAE"):
+        read("kinetics710", **options)
+    misc = write(tmp_path / "misc", MISC | {"label_710to400.json": "[1, 0]"})
+    with pytest.raises(BuildError, match=r"710to400.json, entry 1: found 1, expected 0.*archery"):
+        read("kinetics710", **options, label_map=str(misc))
+    write(misc, {"label_710to400.json": "[0, 1, 2]"})
+    with pytest.raises(BuildError, match=r"710to400.json: expected 2 numbers below 3.*found 3"):
+        read("kinetics710", **options, label_map=str(misc))
+    with pytest.raises(BuildError, match="no number for 1 of 2 labels, such as drinking"):
+        read("kinetics710", **options, label_map=str(misc / "label_map_k710.txt"))
+
+
+# ---- What does not fit ----
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "file", "text", "message"),
+    [
+        ("ucf101:1", "classInd.txt", "1 A\n3 B\n", r"classInd.txt, line 2: found '3 B', .*'2 "),
+        ("ucf101:1", "trainlist01.txt", "Archery/a.avi 1\n", "trainlist01.txt, line 1: found"),
+        ("ucf101:1", "trainlist01.txt", "Archery/a.avi 2\nBogus/b.avi 2\n", "list01.txt, line 2: "),
+        ("ucf101:1", "testlist01.txt", "\nArchery/../../a.avi\n", "line 2: .*folder of videos"),
+        ("ucf101:1", "testlist01.txt", "Archery/..\n", "line 1: found '..', .*folder of videos"),
+        ("hmdb51:2", "wave_test_split2.txt", "a.avi 1 \nb.avi 3 \n", "split2.txt, line 2: found"),
+        ("hmdb51:2", "wave_test_split2.txt", "../../etc/a.avi 1\n", "line 1: .*folder of videos"),
+        ("kinetics400", "train.csv", "label,id\n", "train.csv, line 1: .*header with youtube_id"),
+        ("kinetics400", "train.csv", HEADER + "a,B,0,1,train\n", "line 2: found '5 columns: "),
+        ("kinetics400", "train.csv", HEADER + "a,B,0,x,train,0\n", "line 2: .*whole seconds"),
+        ("kinetics400", "train.csv", HEADER + "a,../B,0,1,train,0\n", "line 2: .*folder of videos"),
+        ("kinetics400", "train.csv", HEADER + "a,B,0,1,extra,0\n", "line 2: found 'extra'"),
+        ("kinetics400", "train.csv", HEADER + ",B,0,1,train,0\n", "line 2: B has no label"),
+        ("kinetics400", "train.csv", HEADER + 'a,B,0,1,train,"0\nb,C,0,1,train,0\n', "line 2: "),
+        ("ssv2", "something-something-v2-train.json", "[\n{]", "train.json, line 2: "),
+        ("ssv2", "something-something-v2-train.json", "{}", "expected a JSON list"),
+        ("ssv2", "something-something-v2-train.json", "[1]", "train.json, entry 1: found 1"),
+        (
+            "ssv2",
+            "something-something-v2-train.json",
+            '[{"id": "1", "template": "Holding [something]"}, {"id": "2", "template": "Eating"}]',
+            "train.json, entry 2: found 'Eating'",
+        ),
+        (
+            "ssv2",
+            "something-something-v2-train.json",
+            '[{"id": "../1", "template": "Holding [something]"}]',
+            "entry 1: .*folder of videos",
+        ),
+        ("ssv2", "something-something-v2-labels.json", '{"A": "0", "B": "2"}', "without.* are 1"),
+        ("ssv2", "something-something-v2-labels.json", '{"A": "x"}', "entry 1: .*number of 'A'"),
+        ("ssv2", "something-something-v2-labels.json", '{"A\\n": "0"}', "entry 1: .*number of"),
+        ("ssv2", "more-labels.json", "{}", r"expected one file \*labels.json, found 2"),
+    ],
+)
+def test_a_malformed_file_is_named_with_its_line(tmp_path, benchmark, file, text, message):
+    lists = {"ucf101:1": UCF, "hmdb51:2": HMDB, "kinetics400": {}, "ssv2": SSV2}[benchmark]
+    with pytest.raises(BuildError, match=message) as error:
+        read(benchmark, tmp_path, {**lists, file: text}, ("x.mp4",))
+    assert "\n" not in str(error.value)
+
+
+def test_bytes_that_are_no_text_are_named_with_their_line(tmp_path):
+    lists = write(tmp_path / "lists", UCF)
+    (lists / "trainlist01.txt").write_bytes(b"Archery/a.avi 2\nArchery/\xff.avi 2\n")
+    with pytest.raises(BuildError, match=r"trainlist01.txt, line 2: not UTF-8"):
+        annotations.ucf101(str(lists), 1)
+
+
+def test_wrong_arguments_are_one_clear_error(tmp_path):
+    lists, videos = write(tmp_path / "lists", UCF), write(tmp_path / "videos", UCF_VIDEOS)
+    for benchmark, options, message in [
+        ("ucf101", {}, "expected ucf101:1 or ucf101:2 or ucf101:3"),
+        ("ucf101:4", {}, "expected ucf101:1"),
+        ("ssv2:1", {}, "expected ssv2"),
+        ("imagenet", {}, "expected one of ucf101, hmdb51, kinetics400"),
+        ("ucf101:2", {}, "trainlist02.txt: cannot be read"),
+        ("ucf101:1", {"annotations": None}, r"annotations=None: no such.*ucfTrainTestlist"),
+        ("ucf101:1", {"videos": "nowhere"}, "videos=nowhere: no such folder.*unrar x UCF101.rar"),
+        ("ucf101:1", {"label_map": "a.txt"}, "label_map=a.txt"),
+        ("ucf101:1", {"max_missing": 2.0}, "max_missing=2.0"),
+        ("ucf101:1", {"labels": "folders"}, "labels and splits of its own"),
+        ("hmdb51:1", {}, "found no file CLASS_test_split1.txt"),
+        ("", {}, "are read with --benchmark only"),
+    ]:
+        given = {"videos": str(videos), "annotations": str(lists)} | options
+        with pytest.raises(BuildError, match=message):
+            build(out=tmp_path / "set", benchmark=benchmark, **given)
+    assert not (tmp_path / "set").exists()
+
+
+def test_the_table_counts_as_the_owners_do():
+    totals = {sum(counts.values()) for counts in BENCHMARKS["ucf101"].counts.values()}
+    assert totals == {13320}
+    assert sum(BENCHMARKS["ssv2"].counts[0].values()) == 220847
+    assert {sum(counts.values()) for counts in BENCHMARKS["hmdb51"].counts.values()} == {6766}
+    train, val = (51 * number for number in (70, 30))
+    assert all((c["train"], c["val"]) == (train, val) for c in BENCHMARKS["hmdb51"].counts.values())
+
+
+# ---- From the files to a data set ----
+
+
+def test_command_builds_a_dataset(tmp_path):
+    sources = synthetic.write_videos(
+        tmp_path / "source", clips_per_class=1, size=(48, 32), num_frames=20
+    )
+    videos, lists = tmp_path / "UCF-101", write(tmp_path / "UCF-101/lists", UCF)
+    for clip, name in zip(sources, UCF_VIDEOS, strict=False):
+        (videos / name).parent.mkdir(exist_ok=True)
+        shutil.copy(clip, videos / name)
+    (videos / UCF_VIDEOS[1]).write_bytes(b"broken")
+    flags = {"benchmark": "ucf101:1", "videos": videos, "annotations": lists, "out": "set"}
+    done = subprocess.run(
+        [sys.executable, "-m", "vmae_jax.data.build", "--workers=1"]
+        + [f"--{name}={value}" for name, value in flags.items()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    warning = "ucf101:1: the lists have 2 videos for train, officially 9537"
+    assert f"warning: {warning}" in done.stdout
+    assert warning in done.stderr  # before the work
+    assert "cannot be opened: 1" in done.stdout
+    assert "not labelled" not in done.stdout  # the lists lie among the videos
+    report = json.loads((tmp_path / "set/report.json").read_text())
+    assert warning in report["warnings"]
+    found = {}
+    for split in ("train", "val"):
+        dataset = open_dataset(tmp_path / "set", split)
+        assert dataset.label_names == ("ApplyEyeMakeup", "Archery", "HandstandPushups")
+        records = [Record.parse(dataset.source[i]) for i in range(len(dataset.source))]
+        found |= {r.path: (split, r.label, r.label_name) for r in records}
+    assert found == {
+        UCF_VIDEOS[0]: ("val", 0, "ApplyEyeMakeup"),
+        UCF_VIDEOS[2]: ("train", 1, "Archery"),
+        UCF_VIDEOS[3]: ("val", 2, "HandstandPushups"),
+    }
+    config = Config(
+        task="finetune",
+        model=ModelConfig("tiny", image_size=16, num_frames=4),
+        data=DataConfig(str(tmp_path / "set"), batch_size=1, views=1, stride=2),
+        eval=EvalConfig(split="val", clips=1, crops=1, batch_size=2),
+    )
+    with open_clips(config) as clips:
+        assert next(clips)["label"].tolist() == [1]
+    with open_eval(config) as stream:
+        assert sorted(next(stream)["label"].tolist()) == [0, 2]
