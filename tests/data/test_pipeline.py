@@ -182,8 +182,14 @@ def _runs(process: int) -> bool:
         return False
 
 
+def _shared_memory(process: int) -> set[str]:
+    """Files of shared memory that a process has open."""
+    maps = Path(f"/proc/{process}/maps").read_text()
+    return {line.split()[-1] for line in maps.splitlines() if "/dev/shm/psm_" in line}
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
-def test_workers_die_with_a_killed_parent(dataset, tmp_path):
+def test_workers_and_their_memory_go_with_a_killed_parent(dataset, tmp_path):
     script = tmp_path / "endless.py"
     script.write_text(_ENDLESS.format(tests=str(Path(__file__).parent), dataset=dataset))
     parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
@@ -191,13 +197,20 @@ def test_workers_die_with_a_killed_parent(dataset, tmp_path):
     parent.stdout.close()
     assert len(workers) == 2
     assert all(map(_runs, workers))
+    memory = set()
+    for _ in range(300):
+        memory |= {m for process in (parent.pid, *workers) for m in _shared_memory(process)}
+        if memory:
+            break
+        time.sleep(0.01)
+    assert memory, "the workers hand over nothing in shared memory"
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     for _ in range(300):  # until they are gone, however slow the machine
-        if not any(map(_runs, workers)):
+        if not any(map(_runs, workers)) and not any(map(os.path.exists, memory)):
             return
         time.sleep(0.1)
-    pytest.fail(f"processes {workers} outlive their parent")
+    pytest.fail(f"processes {workers}, or shared memory of theirs, outlive their parent")
 
 
 def test_bad_records_are_counted_logged_once_and_replaced_by_the_next(dataset, damaged, caplog):

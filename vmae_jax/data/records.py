@@ -160,7 +160,7 @@ def _read_info(path: str) -> dict:
 
 
 def open_dataset(path: str | os.PathLike, split: str = "train") -> Dataset:
-    """Opens a split of a TFDS directory whose shards have indexes.
+    """Opens a split of a TFDS directory whose shards have indexes; or several, as in 'a+b'.
 
     Raises:
       DatasetError: where there is no such dataset or split, or the split is empty.
@@ -175,14 +175,16 @@ def open_dataset(path: str | os.PathLike, split: str = "train") -> Dataset:
         splits = {s["name"]: [int(n) for n in s.get("shardLengths", ())] for s in info["splits"]}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DatasetError(f"{path}: dataset_info.json lacks {error}") from error
-    if split not in splits:
-        found = ", ".join(sorted(splits)) or "none"
-        raise DatasetError(f"{path}: no split '{split}'; there are: {found}")
-    lengths = splits[split]
+    paths, lengths = [], []
+    for part in split.split("+"):
+        if part not in splits:
+            found = ", ".join(sorted(splits)) or "none"
+            raise DatasetError(f"{path}: no split '{part}'; there are: {found}")
+        count, stem = len(splits[part]), f"{name}-{part}.{suffix}"
+        paths += [_join(path, f"{stem}-{i:05d}-of-{count:05d}") for i in range(count)]
+        lengths += splits[part]
     if not sum(lengths):
         raise DatasetError(f"{path}: split '{split}' is empty; " + _HOW_TO_BUILD.format(path=path))
-    stem = f"{name}-{split}.{suffix}"
-    paths = [_join(path, f"{stem}-{i:05d}-of-{len(lengths):05d}") for i in range(len(lengths))]
     source = RecordSource(paths)
     for shard, index, expected in zip(paths, source.indexes, lengths, strict=True):
         if len(index) != expected:

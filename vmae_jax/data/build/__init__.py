@@ -26,7 +26,7 @@ from vmae_jax.data.build.tasks import ShardTask, write_json
 from vmae_jax.data.build.transcode import Encoding
 from vmae_jax.data.clips import CODECS
 
-__all__ = ["BuildError", "Report", "build"]
+__all__ = ["BuildError", "Report", "build", "build_manifest"]
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,6 @@ def build(
         )
     out = os.path.abspath(out)
     encoding = Encoding(codec, short_side, segment_seconds, max_pixels, max_frames)
-    _check_options(encoding, name, num_shards, workers)
     if benchmark:
         if labels or split != "train":
             raise BuildError("--benchmark: has labels and splits of its own; leave yours away")
@@ -100,6 +99,24 @@ def build(
         manifest = read_manifest(videos, labels, split)
     for warning in manifest.warnings:
         log.warning(warning)
+    return build_manifest(
+        manifest, encoding, out, name, num_shards, keep_partial, workers, beam_options, progress
+    )
+
+
+def build_manifest(
+    manifest: Manifest,
+    encoding: Encoding,
+    out: str,
+    name: str,
+    num_shards: int = 0,
+    keep_partial: bool = False,
+    workers: int = 0,
+    beam_options: str | None = None,
+    progress: Callable[[int, int], None] = lambda begun, total: None,
+) -> Report:
+    """The part of `build` that follows the manifest; `out` is an absolute path."""
+    _check_options(encoding, name, num_shards, workers)
     state = os.path.join(out, "build")
     plan = _plan(manifest, encoding, name, num_shards, keep_partial)
     with _sole_builder(out, state):
@@ -164,13 +181,14 @@ def _plan(
         split: _share_out(members, num_shards or _auto_shards(len(members)))
         for split, members in sorted(by_split.items())
     }
-    return {
+    plan = {
         "name": name,
         "options": dataclasses.asdict(encoding) | {"keep_partial": keep_partial},
         "encoder": {"av": av.__version__, "libavcodec": list(av.library_versions["libavcodec"])},
         "label_names": list(manifest.label_names),
         "shards": shards,
     }
+    return json.loads(json.dumps(plan))  # as it is read back
 
 
 def _auto_shards(videos: int) -> int:
@@ -233,9 +251,14 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return changes
 
 
-def _videos_of(plan: Mapping[str, Any]) -> dict[str, Any]:
+def _videos_of(plan: Mapping[str, Any]) -> dict[str, list]:
+    """By path: a video whose cuts go to several splits is there more than once."""
     shards = [shard for split in plan.get("shards", {}).values() for shard in split]
-    return {video["path"]: video for shard in shards for video in shard}
+    found = collections.defaultdict(list)
+    for shard in shards:
+        for video in shard:
+            found[video["path"]].append(video)
+    return found
 
 
 # ---- The work ----
@@ -254,7 +277,7 @@ def _tasks(
         tasks[split] = []
         for i, members in enumerate(shards):
             file = f"{plan['name']}-{split}.tfrecord-{i:05d}-of-{len(shards):05d}"
-            videos = tuple(Video(**member) for member in members)
+            videos = tuple(map(Video.from_dict, members))
             report = os.path.join(state, f"{file}.json")
             root = os.path.abspath(manifest.root)
             task = ShardTask(os.path.join(out, file), report, root, videos, encoding, keep_partial)

@@ -6,12 +6,23 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from vmae_jax.data import inputs
 
 
 class BuildError(ValueError):
     """A build that cannot start or end; the message is one line that says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """A stretch of a video that becomes a record of its own, with what is known of it."""
+
+    id: str  # of the record
+    start: float  # seconds from the first frame
+    end: float
+    metadata: str = "{}"  # JSON
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +35,12 @@ class Video:
     split: str = "train"
     label: int = -1
     label_name: str = ""
+    cuts: tuple[Cut, ...] = ()  # in order, apart; none = as `Encoding.segment_seconds` says
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Video":
+        """From `dataclasses.asdict`, as JSON brings it back."""
+        return cls(**{**values, "cuts": tuple(Cut(**cut) for cut in values["cuts"])})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -85,13 +85,16 @@ class ShardTask:
         with tempfile.SpooledTemporaryFile(_SPOOL_BYTES) as spool:
             lengths = []
             try:
-                for clip in transcode(os.path.join(self.root, video.path), self.encoding):
+                file = os.path.join(self.root, video.path)
+                for clip in transcode(file, self.encoding, video.cuts):
+                    cut = video.cuts[len(lengths)] if video.cuts else None
                     record = dataclasses.replace(
                         clip,
-                        id=self._record_id(video, len(lengths)),
+                        id=_text(cut.id) if cut else self._record_id(video, len(lengths)),
                         label=video.label,
                         label_name=video.label_name,
                         path=_text(video.path),
+                        metadata=cut.metadata if cut else "{}",
                     )
                     lengths.append(spool.write(record.serialize()))
                     entry["frames"] += record.num_frames

@@ -7,8 +7,9 @@ size of a frame and of an encoded clip, not on how long the video is.
 import dataclasses
 import fractions
 import io
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import av
@@ -16,6 +17,7 @@ import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from vmae_jax.data.build.manifest import Cut
 from vmae_jax.data.clips import Record
 from vmae_jax.data.videos import MAX_PIXELS, SHORT_SIDE, Source, constant_rate
 
@@ -48,22 +50,24 @@ class Encoding:
     max_frames: int = 18_000  # of a clip, 10 minutes at 30 fps
 
 
-def transcode(file: str, encoding: Encoding) -> Iterator[Record]:
+def transcode(file: str, encoding: Encoding, cuts: Sequence[Cut] = ()) -> Iterator[Record]:
     """Clips of a video file as records without name and label.
 
-    A last segment shorter than half of `segment_seconds` is left out, unless it is the only one.
+    With `cuts` one record for each, and nothing behind the last is looked at. Else a last segment
+    shorter than half of `segment_seconds` is left out, unless it is the only one.
 
     Raises:
-      VideoError: at the end, after what could be decoded was given, where the video breaks midway;
-        or at once where it cannot be decoded or exceeds a limit.
+      VideoError: at the end, after what could be decoded was given, where the video breaks midway
+        or ends before a cut; or at once where it cannot be decoded or exceeds a limit.
     """
     with Source(file, encoding.short_side, encoding.max_pixels) as source:
         rate = source.rate
-        length = math.inf
-        if encoding.segment_seconds:
-            length = max(2, round(encoding.segment_seconds * rate))
+        stretches = _stretches(rate, encoding.segment_seconds, cuts)
+        first, end = next(stretches)
         clip, clips = None, 0
         for tick, picture in enumerate(constant_rate(source, rate)):
+            if tick < first:
+                continue
             if clip is None:
                 start = tick / rate
                 clip = (_Jpegs if encoding.codec == "jpeg" else _Mp4)(picture, rate)
@@ -74,17 +78,33 @@ def transcode(file: str, encoding: Encoding) -> Iterator[Record]:
                     f"more than {encoding.max_frames} frames in one clip; use --segment_seconds or "
                     "raise --max_frames",
                 )
-            if clip.num_frames == length:
+            if tick + 1 == end:
                 yield _record(clip, encoding.codec, rate, start)
                 clip, clips = None, clips + 1
+                first, end = next(stretches, (math.inf, math.inf))
+                if first == math.inf:
+                    return
         tail = clip.num_frames if clip else 0
-        if tail > 1 and (clips == 0 or tail >= length / 2):
+        if tail > 1 and (clips == 0 or tail >= (end - first) / 2):
             yield _record(clip, encoding.codec, rate, start)
             clips += 1
         if source.broken:
             raise source.broken
-        if not clips:
+        if not clips or clips < len(cuts):
             raise source.error("too short", "a single picture" if tail else "no frame in it")
+
+
+def _stretches(
+    rate: fractions.Fraction, segment_seconds: float, cuts: Sequence[Cut]
+) -> Iterator[tuple[float, float]]:
+    """First frame of each clip and the frame behind its last."""
+    if cuts:
+        yield from ((round(cut.start * rate), round(cut.end * rate)) for cut in cuts)
+    elif not segment_seconds:
+        yield 0, math.inf
+    else:
+        length = max(2, round(segment_seconds * rate))
+        yield from ((start, start + length) for start in itertools.count(step=length))
 
 
 def _record(clip: Any, codec: str, rate: fractions.Fraction, start: fractions.Fraction) -> Record:
