@@ -20,13 +20,14 @@ from typing import Any
 import av
 
 from vmae_jax.data.build.benchmarks import MAX_MISSING, read_benchmark
+from vmae_jax.data.build.fetch import is_url
 from vmae_jax.data.build.manifest import BuildError, Manifest, Video, read_manifest
 from vmae_jax.data.build.report import Report, make_report
 from vmae_jax.data.build.tasks import ShardTask, write_json
 from vmae_jax.data.build.transcode import Encoding
 from vmae_jax.data.clips import CODECS
 
-__all__ = ["BuildError", "Report", "build", "build_manifest"]
+__all__ = ["BuildError", "Report", "build", "build_manifest", "sole_builder"]
 
 log = logging.getLogger(__name__)
 
@@ -99,9 +100,11 @@ def build(
         manifest = read_manifest(videos, labels, split)
     for warning in manifest.warnings:
         log.warning(warning)
-    return build_manifest(
-        manifest, encoding, out, name, num_shards, keep_partial, workers, beam_options, progress
-    )
+    _check_options(encoding, name, num_shards, workers)
+    with sole_builder(out):
+        return build_manifest(
+            manifest, encoding, out, name, num_shards, keep_partial, workers, beam_options, progress
+        )
 
 
 def build_manifest(
@@ -115,15 +118,14 @@ def build_manifest(
     beam_options: str | None = None,
     progress: Callable[[int, int], None] = lambda begun, total: None,
 ) -> Report:
-    """The part of `build` that follows the manifest; `out` is an absolute path."""
+    """The part of `build` that follows the manifest, inside of `sole_builder(out)`."""
     _check_options(encoding, name, num_shards, workers)
     state = os.path.join(out, "build")
     plan = _plan(manifest, encoding, name, num_shards, keep_partial)
-    with _sole_builder(out, state):
-        _keep_to_plan(os.path.join(state, "plan.json"), plan, out)
-        tasks = _tasks(plan, manifest, encoding, keep_partial, out, state)
-        _run(tasks, manifest, name, out, workers, beam_options, progress)
-        return _finish(tasks, manifest, out)
+    _keep_to_plan(os.path.join(state, "plan.json"), plan, out)
+    tasks = _tasks(plan, manifest, encoding, keep_partial, out, state)
+    _run(tasks, manifest, name, out, workers, beam_options, progress)
+    return _finish(tasks, manifest, out)
 
 
 def _check_options(encoding: Encoding, name: str, num_shards: int, workers: int) -> None:
@@ -146,8 +148,9 @@ def _check_options(encoding: Encoding, name: str, num_shards: int, workers: int)
 
 
 @contextlib.contextmanager
-def _sole_builder(out: str, state: str) -> Iterator[None]:
-    """Holds `out` for this build; creates it, or checks that it is one of ours."""
+def sole_builder(out: str) -> Iterator[None]:
+    """Holds `out`, an absolute path, for this build; creates it, or checks that it is ours."""
+    state = os.path.join(out, "build")
     if os.path.isfile(out):
         raise BuildError(f"--out={out}: expected a directory, found a file")
     if not os.path.isdir(state) and os.path.isdir(out) and os.listdir(out):
@@ -279,7 +282,7 @@ def _tasks(
             file = f"{plan['name']}-{split}.tfrecord-{i:05d}-of-{len(shards):05d}"
             videos = tuple(map(Video.from_dict, members))
             report = os.path.join(state, f"{file}.json")
-            root = os.path.abspath(manifest.root)
+            root = manifest.root if is_url(manifest.root) else os.path.abspath(manifest.root)
             task = ShardTask(os.path.join(out, file), report, root, videos, encoding, keep_partial)
             tasks[split].append(task)
     return tasks

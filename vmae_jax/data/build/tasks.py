@@ -7,8 +7,10 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from vmae_jax.data.build.fetch import local_file, locate
 from vmae_jax.data.build.manifest import Video
 from vmae_jax.data.build.transcode import Encoding, transcode
+from vmae_jax.data.clips import Record
 from vmae_jax.data.shards import ShardError, ShardWriter, index_path, read_index
 from vmae_jax.data.videos import VideoError
 
@@ -85,20 +87,12 @@ class ShardTask:
         with tempfile.SpooledTemporaryFile(_SPOOL_BYTES) as spool:
             lengths = []
             try:
-                file = os.path.join(self.root, video.path)
-                for clip in transcode(file, self.encoding, video.cuts):
-                    cut = video.cuts[len(lengths)] if video.cuts else None
-                    record = dataclasses.replace(
-                        clip,
-                        id=_text(cut.id) if cut else self._record_id(video, len(lengths)),
-                        label=video.label,
-                        label_name=video.label_name,
-                        path=_text(video.path),
-                        metadata=cut.metadata if cut else "{}",
-                    )
-                    lengths.append(spool.write(record.serialize()))
-                    entry["frames"] += record.num_frames
-                    entry["seconds"] += record.num_frames / record.fps
+                with local_file(locate(self.root, video.path)) as file:
+                    for clip in transcode(file, self.encoding, video.cuts):
+                        record = self._record(clip, video, len(lengths))
+                        lengths.append(spool.write(record.serialize()))
+                        entry["frames"] += record.num_frames
+                        entry["seconds"] += record.num_frames / record.fps
             except VideoError as error:
                 broken = {
                     "reason": error.reason,
@@ -119,9 +113,19 @@ class ShardTask:
         }
         outcome["kept"].append(entry | ({"partial": broken} if broken else {}))
 
-    def _record_id(self, video: Video, segment: int) -> str:
-        path = _text(video.path)
-        return f"{path}#{segment}" if self.encoding.segment_seconds else path
+    def _record(self, clip: Record, video: Video, number: int) -> Record:
+        path, metadata = _text(video.path), "{}"
+        name = f"{path}#{number}" if self.encoding.segment_seconds else path
+        if video.cuts:
+            name, metadata = _text(video.cuts[number].id), video.cuts[number].metadata
+        return dataclasses.replace(
+            clip,
+            id=name,
+            label=video.label,
+            label_name=video.label_name,
+            path=path,
+            metadata=metadata,
+        )
 
 
 def _text(path: str) -> str:

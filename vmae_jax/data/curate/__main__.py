@@ -1,0 +1,207 @@
+r"""Curates short videos with metadata into a dataset directory that training reads.
+
+Nothing is collected: the manifest names files that you have the right to use. Rows are checked,
+hashtags selected, scenes cut, clips judged and copies removed; OUT is a dataset directory with a
+data card (data_card.html), and OUT/curation says of every row and clip what became of it. Stopped
+or killed, the same command goes on where it was.
+
+  # a CSV, JSONL or Parquet file with the column path, and perhaps id, hashtags, views, author, ...
+  python -m vmae_jax.data.curate --manifest=crawl.csv --root=videos --out=datasets/curated
+
+  # as in the paper: popular hashtags, the longest scene of each video, people in it
+  python -m vmae_jax.data.curate --manifest=crawl.parquet --root=videos --out=datasets/curated \
+      --min_views=5000000 --people_model=yolo.onnx --min_people=0.5
+
+  # nothing that a test set holds; nested subsets for a study of scale
+  python -m vmae_jax.data.curate --manifest=crawl.csv --root=videos --out=datasets/curated \
+      --against=datasets/ucf101:train+val --subset=6000,25000
+
+  # on a Beam cluster; videos and OUT on a file system that all share
+  python -m vmae_jax.data.curate --manifest=crawl.csv --root=/mnt/videos --out=/mnt/curated \
+      --beam_options=runner=FlinkRunner,flink_master=host:8081
+"""
+
+import os
+import shlex
+import sys
+
+import tqdm
+from absl import app, flags, logging
+
+from vmae_jax.data.build import BuildError
+from vmae_jax.data.build.transcode import Encoding
+from vmae_jax.data.clips import CODECS
+from vmae_jax.data.curate import Settings, curate, hashtags, people, subsets, unique
+from vmae_jax.data.curate.examine import ExamineSettings
+from vmae_jax.data.curate.gates import GateLimits
+from vmae_jax.data.curate.hashtags import CHOICES, HashtagRules
+from vmae_jax.data.curate.items import CurationError
+from vmae_jax.data.curate.scenes import MODES, ClipRules
+
+_MANIFEST = flags.DEFINE_string(
+    "manifest", None, "CSV, JSONL or Parquet file: a row for each video.", required=True
+)
+_OUT = flags.DEFINE_string("out", None, "Dataset directory to make or to finish.", required=True)
+_ROOT = flags.DEFINE_string("root", None, "Folder or URL of the videos [that of the manifest].")
+_AUTHOR_KEY = flags.DEFINE_string(
+    "author_key", "VMAE_AUTHOR_KEY",
+    "Environment variable with a secret: authors are kept as keyed hashes under it, else not.",
+)  # fmt: skip
+
+_MIN_VIEWS = flags.DEFINE_integer("min_views", 0, "Of a hashtag; the paper: 5,000,000.")
+_HASHTAG_VIEWS = flags.DEFINE_string(
+    "hashtag_views", None, "CSV hashtag,views [the sum over the manifest's videos]."
+)
+_MIN_VIDEOS = flags.DEFINE_integer("min_videos", 0, "Of a hashtag.")
+_MAX_VIDEOS = flags.DEFINE_integer("max_videos", 0, "Of a hashtag; 0 = all.")
+_CHOOSE = flags.DEFINE_enum("choose", CHOICES[0], CHOICES, "Whom --max_videos takes.")
+_SYNONYMS = flags.DEFINE_string(
+    "synonyms", None, "CSV: a group of hashtags a line, counted under the first."
+)
+_EXCLUDE = flags.DEFINE_string("exclude", None, "File of hashtags whose videos are left out.")
+_IGNORE = flags.DEFINE_string("ignore", None, "File of hashtags that are taken off the videos.")
+
+_CLIPS = flags.DEFINE_enum("clips", MODES[0], MODES, "Scenes that become clips.")
+_WINDOW_SECONDS = flags.DEFINE_float(
+    "window_seconds", ClipRules.max_seconds, "Longer scenes are cut to windows; 0 = never."
+)
+_LIMITS = {
+    "min_seconds": "Length of a clip.",
+    "max_seconds": "Length of a clip.",
+    "min_short_side": "Pixels of the video's shorter side.",
+    "min_fps": "Frames per second of the video.",
+    "max_black": "Share of the time with a black picture.",
+    "min_brightness": "Mean brightness, where white is 1.",
+    "max_slideshow": "Share of the time in stills that follow upon each other.",
+    "max_still": "Share of the time in which nothing moves.",
+    "max_bars": "Share of the picture under bars (letterbox).",
+    "min_sharpness": "Of the sharpest edges, 0 to 1.",
+    "max_text": "Share of the picture under standing text.",
+    "min_people": "Share of the time with a person; needs --people_model.",
+}
+for _name, _help in _LIMITS.items():
+    flags.DEFINE_float(_name, getattr(GateLimits, _name), f"{_help} 0 = no limit.", lower_bound=0)
+_PEOPLE_MODEL = flags.DEFINE_string(
+    "people_model", None, "ONNX detector of the YOLO family: class 0 is a person."
+)
+_MAX_PIXELS = flags.DEFINE_integer("max_pixels", ExamineSettings.max_pixels, "Of a source frame.")
+_MAX_BYTES = flags.DEFINE_integer("max_bytes", ExamineSettings.max_bytes, "Of a file.")
+_MAX_LENGTH = flags.DEFINE_float("max_length", ExamineSettings.max_seconds, "Seconds of a video.")
+
+_UNIQUE = flags.DEFINE_bool("unique", True, "Remove copies.")
+_AGAINST = flags.DEFINE_multi_string(
+    "against", [], "Leave out what another set holds: a curated set, or DATASET:SPLIT[+SPLIT]."
+)
+_SUBSET = flags.DEFINE_string("subset", "", "Nested subsets, in clips: 6000,25000.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of whatever is chosen at random.")
+
+_NAME = flags.DEFINE_string("name", "videos", "Name of the data set, part of its file names.")
+_SHORT_SIDE = flags.DEFINE_integer("short_side", Encoding.short_side, "Pixels of the clips.")
+_CODEC = flags.DEFINE_enum("codec", Encoding.codec, CODECS, "Of the clips.")
+_NUM_SHARDS = flags.DEFINE_integer("num_shards", 0, "Shards per split; 0 = by number of videos.")
+_FOUND = flags.DEFINE_string(
+    "found", None, "Folder that keeps what was found in videos, for several sets [one in OUT]."
+)
+_WORKERS = flags.DEFINE_integer("workers", 0, "Processes on this machine; 0 = one per core.")
+_BEAM_OPTIONS = flags.DEFINE_string(
+    "beam_options", None, "Through Beam, as in runner=DirectRunner,direct_num_workers=2."
+)
+
+
+def settings() -> Settings:
+    """The settings of the command line.
+
+    Raises:
+      CurationError: where one is wrong, or names a file that cannot be read.
+    """
+    limits = {name: flags.FLAGS[name].value for name in _LIMITS}
+    if limits["min_people"] and not _PEOPLE_MODEL.value:
+        raise CurationError("--min_people: needs a detector: --people_model=yolo.onnx")
+    return Settings(
+        hashtags=HashtagRules(
+            synonyms=hashtags.read_synonyms(_SYNONYMS.value) if _SYNONYMS.value else {},
+            excluded=hashtags.read_hashtags(_EXCLUDE.value) if _EXCLUDE.value else frozenset(),
+            ignored=hashtags.read_hashtags(_IGNORE.value) if _IGNORE.value else frozenset(),
+            min_views=_MIN_VIEWS.value,
+            views=hashtags.read_views(_HASHTAG_VIEWS.value) if _HASHTAG_VIEWS.value else None,
+            min_videos=_MIN_VIDEOS.value,
+            max_videos=_MAX_VIDEOS.value,
+            choose=_CHOOSE.value,
+            seed=_SEED.value,
+        ),
+        look=ExamineSettings(
+            clips=ClipRules(_CLIPS.value, limits["min_seconds"], _WINDOW_SECONDS.value),
+            people=people.check_model(_PEOPLE_MODEL.value) if _PEOPLE_MODEL.value else None,
+            max_bytes=_MAX_BYTES.value,
+            max_seconds=_MAX_LENGTH.value,
+            max_pixels=_MAX_PIXELS.value,
+        ),
+        gates=GateLimits(**limits),
+        unique=unique.Limits() if _UNIQUE.value else None,
+        against=tuple(map(_path_and_split, _AGAINST.value)),
+        subsets=subsets.parse_sizes(_SUBSET.value),
+        seed=_SEED.value,
+        encoding=Encoding(_CODEC.value, _SHORT_SIDE.value, max_pixels=_MAX_PIXELS.value),
+        name=_NAME.value,
+        num_shards=_NUM_SHARDS.value,
+    )
+
+
+def _path_and_split(value: str) -> tuple[str, str]:
+    path, colon, split = value.rpartition(":")
+    return (path, split) if colon and not os.path.exists(value) else (value, "")
+
+
+class _Bars:
+    """A bar for each step of the work."""
+
+    def __init__(self):
+        self._bar: tqdm.tqdm | None = None
+        self._step = ""
+
+    def __call__(self, step: str, begun: int, total: int) -> None:
+        if step != self._step:
+            self.close()
+            self._bar, self._step = tqdm.tqdm(total=total, desc=step), step
+        self._bar.update(begun - self._bar.n)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]}: see --help")
+    logging.set_verbosity(logging.WARNING)
+    bars = _Bars()
+    try:
+        story = curate(
+            _MANIFEST.value, _OUT.value, settings(), root=_ROOT.value,
+            author_key=os.environ.get(_AUTHOR_KEY.value, ""), workers=_WORKERS.value,
+            beam_options=_BEAM_OPTIONS.value, found=_FOUND.value, progress=bars,
+        )  # fmt: skip
+    finally:
+        bars.close()
+    out = shlex.quote(story.out)
+    print("\n".join(story.lines()))
+    print(f"  data card    {os.path.join(story.out, 'data_card.html')}")
+    print(f"  decisions    {os.path.join(story.out, 'curation')}")
+    print("Next:")
+    print(f"  python -m vmae_jax.main --config=configs/quickstart.py --config.data.dataset={out}")
+
+
+def cli() -> None:
+    try:
+        app.run(main)
+    except (CurationError, BuildError, OSError) as error:
+        print(f"\nerror: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        command = "python -m vmae_jax.data.curate " + shlex.join(sys.argv[1:])
+        print(f"\nStopped. The same command continues it:\n  {command}", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    cli()
