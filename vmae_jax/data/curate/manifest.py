@@ -181,7 +181,7 @@ def _check_text(name: str, text: str) -> None:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether it has no surrogates: what bytes that are no UTF-8, and half of JSON's pairs, give."""
+    """Whether it has no surrogates, which bytes that are no UTF-8 become."""
     try:
         return text.isascii() or bool(text.encode())
     except UnicodeEncodeError:
