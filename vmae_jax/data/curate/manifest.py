@@ -122,8 +122,8 @@ class _Reader:
         self._paths: dict[str, int] = {}
 
     def item(self, line: int, row: dict[str, Any]) -> Item:
-        for name, value in row.items():
-            row[name] = _clean(name, value)
+        cleaned = ((name, _clean(name, value)) for name, value in row.items())
+        row = {name: value for name, value in cleaned if value is not None}
         address = row.pop("path", None)
         if address is None:
             raise _Bad("missing path")
@@ -134,11 +134,11 @@ class _Reader:
         item = Item(
             id=path if name == path else name,  # one object for both
             path=path,
-            hashtags=_hashtags(row.pop("hashtags", "")),
+            hashtags=_hashtags(row.pop("hashtags", ())),
             views=_number("views", row.pop("views", None), whole=True),
             seconds=_number("duration", row.pop("duration", None)),
-            author=self._author(row.pop("author", None)),
-            extra={key: _text(value) for key, value in row.items() if value is not None},
+            author=self._author(row.pop("author", "")),
+            extra={key: _text(value) for key, value in row.items()},
             line=line,
         )
         self._check_new("path", self._paths, item.path, line)
@@ -156,7 +156,7 @@ class _Reader:
             raise _Bad(f"duplicate {kind}", f"{name[:200]} is on line {seen[name]} too")
 
     def _author(self, name: Any) -> str:
-        if name is None or not self._key:
+        if not name or not self._key:
             return ""
         digest = hmac.digest(self._key, _text(name).encode(), hashlib.sha256)
         return digest.hex()[:_AUTHOR_DIGITS]
@@ -202,8 +202,6 @@ def _text(value: Any) -> str:
 
 def _hashtags(value: Any) -> tuple[str, ...]:
     try:
-        if value is None:
-            return ()
         for word in value if isinstance(value, list) else ():
             _check_text("hashtags", str(word))
         return parse_hashtags(value)
