@@ -15,7 +15,7 @@ from vmae_jax.data.curate.items import CurationError
 
 # What is shown; all is counted. Together the card stays below 10 MB.
 MAX_EXAMPLES = 8  # per reason
-MAX_GROUPS = 40
+MAX_GROUPS = 30
 MAX_COPIES = 4  # of a group, beside the clip that was kept
 MAX_CONTACT = 60
 MAX_TEXT = 300  # characters of an id or detail
@@ -160,7 +160,7 @@ def write(out: str | os.PathLike, card: Card) -> None:
     Raises:
       CurationError: where the card's numbers do not add up.
     """
-    from vmae_jax.data.curate import card_page
+    from vmae_jax.data.curate import card_page  # it is made of what stands here
 
     card.check()
     os.makedirs(out, exist_ok=True)

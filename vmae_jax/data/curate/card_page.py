@@ -60,7 +60,7 @@ def page(card: Card) -> str:
         ("duplicates", "Near duplicates", _duplicates(card, pictures)),
         ("parts", "Splits and subsets", _parts(card)),
         ("settings", "Settings and versions", _settings(card)),
-        ("statement", "What this card does not say", _statement(card, pictures)),
+        ("statement", "Rights and limits", _statement(card, pictures)),
     ]
     sections = [section for section in sections if section[2]]
     files = importlib.resources.files("vmae_jax.data.curate")
@@ -124,14 +124,16 @@ def _figure(example: Example, pictures: _Pictures, *more: object) -> Markup:
     return tag("figure", pictures(example), tag("figcaption", *caption))
 
 
-def _table(titles: Sequence[object], rows: Iterable[Sequence[object]], label: str) -> Markup:
+def _table(
+    titles: Sequence[object], rows: Iterable[Sequence[object]], label: str, kind: str = "numbers"
+) -> Markup:
     """A table that scrolls in its box; the first column names the row."""
     head = tag("thead", tag("tr", *(tag("th", title, scope="col") for title in titles)))
     lines = (
         tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:]))
         for row in rows
     )
-    table = tag("table", head, tag("tbody", *lines))
+    table = tag("table", head, tag("tbody", *lines), class_=kind)
     return tag("div", table, class_="scroll", role="region", aria_label=label, tabindex="0")
 
 
@@ -352,7 +354,7 @@ def _settings(card: Card) -> Markup:
     for title, values in (("Settings", card.settings), ("Versions", card.versions)):
         if values:
             rows = [(_short(name), tag("code", _short(_plain(v)))) for name, v in values.items()]
-            parts += [tag("h3", title), _table(("name", "value"), rows, title)]
+            parts += [tag("h3", title), _table(("name", "value"), rows, title, "words")]
     return join(parts)
 
 
