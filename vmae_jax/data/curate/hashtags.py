@@ -11,6 +11,7 @@ from vmae_jax.data.curate.manifest import parse_hashtags
 
 CHOICES = ("hash", "views")
 _NAMED = 5  # hashtags in the detail of a removal
+_WORD = 80  # characters of each
 
 # A video and the hashtags that are left to it.
 _Entry = tuple[Item, tuple[str, ...]]
@@ -27,7 +28,7 @@ class HashtagRules:
     # them; see `read_synonyms` and `read_hashtags`.
     synonyms: Mapping[str, str] = dataclasses.field(default_factory=dict)
     excluded: frozenset[str] = frozenset()  # a video with one of them is left out
-    ignored: frozenset[str] = frozenset()  # taken off the videos, which may stay under others
+    ignored: frozenset[str] = frozenset()  # once merged, taken off the videos, which stay
     min_views: int = 0  # of a hashtag; 5,000,000 in the paper
     # Views of each hashtag where they are known; None = the sum over the manifest's videos, which
     # is a lower bound. A hashtag that is not in it has none.
@@ -207,7 +208,7 @@ def _views(entries: Sequence[_Entry], rules: HashtagRules) -> dict[str, int]:
 
 
 def _listing(words: Iterator[str]) -> str:
-    listed = list(words)
+    listed = [word[:_WORD] for word in words]
     more = f" and {len(listed) - _NAMED} more" * (len(listed) > _NAMED)
     return ", ".join(listed[:_NAMED]) + more
 
