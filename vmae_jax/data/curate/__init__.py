@@ -81,7 +81,7 @@ def curate(
     if not selection.items:
         raise CurationError(f"{rows}: no video is left of {table.num_rows} rows: {story.summary()}")
 
-    place = manifest.root_of(rows, root)
+    place = manifest.root_of(rows, root).path
     with build.sole_builder(out):
         found = found or os.path.join(folder, "found")
         tasks = looks.plan(selection.items, place, found, settings.look)

@@ -77,8 +77,7 @@ def read_items(manifest: str, root: str | None = None, *, author_key: bytes | st
     Raises:
       CurationError: where the manifest cannot be read, or has no column path.
     """
-    place = Root(root if root is not None else manifest.rpartition("/")[0] or ".")
-    reader = _Reader(place, author_key.encode() if isinstance(author_key, str) else author_key)
+    reader = _Reader(root_of(manifest, root), author_key.encode() if isinstance(author_key, str) else author_key)
     items: list[Item] = []
     bad: list[BadRow] = []
     counts: collections.Counter[str] = collections.Counter()
@@ -92,6 +91,11 @@ def read_items(manifest: str, root: str | None = None, *, author_key: bytes | st
             if len(bad) < MAX_LISTED:
                 bad.append(BadRow(line, error.reason, error.detail))
     return Table(tuple(items), tuple(bad), dict(sorted(counts.items())))
+
+
+def root_of(manifest: str, root: str | None) -> Root:
+    """Where the videos lie: `root`, or the manifest's folder."""
+    return Root(root if root is not None else manifest.rpartition("/")[0] or ".")
 
 
 def parse_hashtags(value: Any) -> tuple[str, ...]:
