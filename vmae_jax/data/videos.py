@@ -13,6 +13,7 @@ import heapq
 import math
 import os
 import struct
+import sys
 from collections.abc import Container, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -172,7 +173,8 @@ class Source:
     """Iterates over (seconds, u8[H, W, 3]) in display order: upright, square pixels, final size.
 
     Frames whose number is not in `wanted` come as None, which saves their conversion. A break ends
-    the iteration; `broken` then says why.
+    the iteration; `broken` then says why. `frames`, `pixels` and `seconds` say how much was decoded
+    so far, `size` the first frame's height and width as it would be shown without scaling.
     """
 
     def __init__(
@@ -183,7 +185,8 @@ class Source:
         wanted: Container[int] | None = None,
     ):
         self._short_side, self._max_pixels, self._wanted = short_side, max_pixels, wanted
-        self.frames, self.seconds, self._start = 0, 0.0, None
+        self.frames, self.pixels, self.seconds, self._start = 0, 0, 0.0, None
+        self.size: tuple[int, int] = (0, 0)
         self.broken: VideoError | None = None
         try:
             # As 'file:', a name with a colon is no protocol; and nothing may reach the network.
@@ -257,7 +260,9 @@ class Source:
                         raise VideoError("stream breaks", "a damaged frame")
                     wanted = self._wanted is None or self.frames in self._wanted
                     picture = upright(frame, self._stream) if wanted else None
+                    self.size = upright.shown if picture is not None else self.size
                     last = last + 1 / self.rate if frame.pts is None else float(frame.time)
+                    self.pixels += frame.width * frame.height
                     self._count(last)
                     yield last, picture
             self._check_complete()
@@ -276,14 +281,20 @@ class Source:
         self.frames += 1
         self.seconds = max(self.seconds, elapsed + float(1 / self.rate))
 
-    def _check_complete(self) -> None:
-        """A file that was cut short may end without an error: how long did it say it is?"""
+    @property
+    def promised(self) -> float | None:
+        """Seconds that the file says it lasts, where it says so of its pictures."""
         stream, container = self._stream, self._container
         if stream.duration is not None:
-            promised = float(stream.duration * stream.time_base)
-        elif container.duration is not None and len(container.streams) == 1:
-            promised = container.duration / av.time_base
-        else:
+            return float(stream.duration * stream.time_base)
+        if container.duration is not None and len(container.streams) == 1:
+            return container.duration / av.time_base
+        return None
+
+    def _check_complete(self) -> None:
+        """A file that was cut short may end without an error: how long did it say it is?"""
+        promised, stream = self.promised, self._stream
+        if promised is None:
             return
         # Some containers count from 0, not from the first frame; rates and edits are never exact.
         short = promised - self.seconds - max(0.0, self._start or 0.0)
@@ -315,6 +326,7 @@ class _Upright:
         self._short_side = short_side
         self._scaler = VideoReformatter()  # keeps its tables from frame to frame
         self._size: tuple[int, int] | None = None
+        self.shown: tuple[int, int] = (0, 0)  # height and width, unscaled
 
     def __call__(self, frame: av.VideoFrame, stream: Any) -> np.ndarray:
         if self._size is None:
@@ -323,6 +335,8 @@ class _Upright:
                 width, height = self._size
                 raise VideoError("too large", f"{width}x{height} pixels; sides up to {MAX_SIDE}")
             self._turn = _orientation(frame)
+            width, height = _target_size(frame, stream.sample_aspect_ratio, sys.maxsize)
+            self.shown = (width, height) if self._turn[0] else (height, width)
         width, height = self._size
         curve = hdr.CURVES.get(int(frame.color_trc))
         scaled = self._scaler.reformat(
