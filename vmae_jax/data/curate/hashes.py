@@ -16,6 +16,7 @@ _ORDER = sorted(
     (pair for pair in np.ndindex(_FREQUENCIES, _FREQUENCIES) if pair != (0, 0)),
     key=lambda pair: (pair[0] ** 2 + pair[1] ** 2, pair),
 )[:64]
+_PLACES = np.array([down * _FREQUENCIES + across for down, across in _ORDER])
 # What turns round when left and right are swapped: the odd horizontal frequencies.
 MIRROR = np.uint64(sum(1 << bit for bit, (_, across) in enumerate(_ORDER) if across % 2))
 BLANK = np.uint64(0)  # the hash of a picture without texture, such as a black one
@@ -37,8 +38,8 @@ def frame_hash(picture: np.ndarray) -> np.uint64:
     sums = waves.sum(1)
     # Of the picture less its mean, times its number of pixels so that nothing is rounded.
     spectrum = small.size * (waves @ small @ waves.T) - total * np.outer(sums, sums)
-    signs = np.array([spectrum[pair] > 0 for pair in _ORDER])
-    return np.packbits(signs, bitorder="little").view("<u8")[0].astype(np.uint64)
+    signs = np.packbits(spectrum.ravel()[_PLACES] > 0, bitorder="little")
+    return np.uint64(int.from_bytes(signs.tobytes(), "little"))
 
 
 def mirrored(hashes: np.ndarray) -> np.ndarray:

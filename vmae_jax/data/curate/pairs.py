@@ -119,13 +119,14 @@ def join(blocks: Sequence[Rows], others: int, limits: Limits) -> tuple[np.ndarra
     order = np.argsort(places, kind="stable")  # a clip's frames stay in the order of time
     places, hashes = places[order], hashes[order]
     keys, clips = places >> _HALF, places & np.uint64(0xFFFFFFFF)
+    if not len(keys):
+        return np.empty(0, np.uint64), Counter()
     fresh = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
     sizes = np.diff(np.append(fresh, len(keys)))
     start = np.repeat(fresh, sizes)
     foreign = clips < others
     # Where ours begin in each bucket: other sets have the lower numbers.
-    counts = np.add.reduceat(foreign, fresh) if len(fresh) else np.empty(0, np.int64)
-    ours = start + np.repeat(counts, sizes)
+    ours = start + np.repeat(np.add.reduceat(foreign.astype(np.int64), fresh), sizes)
     place = np.arange(len(keys))
     cap = limits.bucket
     met_others = np.where(foreign, 0, np.minimum(ours - start, cap))

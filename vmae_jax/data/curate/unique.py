@@ -58,6 +58,10 @@ class Match:
     def whole(self) -> bool:
         return self.of_longer >= _WHOLE
 
+    def seen_from_b(self) -> "Match":
+        """The same match, with the other clip first."""
+        return dataclasses.replace(self, a=self.b, b=self.a, offset=0.0 - self.offset)
+
     def __str__(self) -> str:
         other = f"{self.b} of {self.against}" if self.against else self.b
         if self.exact:
@@ -225,25 +229,25 @@ def _choose(
     group: Group, quality: Mapping[str, tuple[int, float]]
 ) -> tuple[list[str], list[Removal]]:
     gone: dict[str, Removal] = {}
-    near = collections.defaultdict(list)  # by clip: who else, and the match
+    near = collections.defaultdict(list)  # by clip: its matches, the other clip first
     outside = []
     for match in group.matches:
         if match.against:
-            outside.append((match.a, match))
+            outside.append(match)
         elif match.exact:
             gone[match.a] = Removal(match.a, "exact duplicate", str(match))
         else:
-            near[match.a].append((match.b, match))
-            near[match.b].append((match.a, match))
+            near[match.a].append(match.seen_from_b())
+            near[match.b].append(match)
 
-    def remove(links: Sequence[tuple[str, Match]], reason: str, keep: str = "") -> None:
-        for clip, match in links:
-            gone.setdefault(clip, Removal(clip, reason, str(match)))
-        for clip, match in links:
-            for other, second in near[clip]:
-                if other != keep and (match.whole or second.whole):
-                    by_way = f"by way of {clip}: {second}; {match}"
-                    gone.setdefault(other, Removal(other, reason, by_way))
+    def remove(links: Sequence[Match], reason: str, keep: str = "") -> None:
+        for match in links:
+            gone.setdefault(match.a, Removal(match.a, reason, str(match)))
+        for match in links:
+            for second in near[match.a]:
+                if second.a != keep and (match.whole or second.whole):
+                    detail = f"{second}, of which {match}"
+                    gone.setdefault(second.a, Removal(second.a, reason, detail))
 
     remove(outside, "in another set")
     kept = []

@@ -56,7 +56,8 @@ def measure(number: int, beam_options: str | None) -> tuple[float, float, float,
     seconds = time.perf_counter() - start
     found = {(match.a, match.b) for group in groups for match in group.matches}
     true = {(f"{i:09d}#0", f"{i - 9:09d}#0") for i in range(_COPIES - 1, number, _COPIES)}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes
+    peak = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     right = len(found & true)
     return seconds, peak, right / max(1, len(true)), right / max(1, len(found))
 
@@ -65,13 +66,13 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     print(f"{os.cpu_count()} cores, clips of {_SECONDS} s, 1 of {_COPIES} a copy")
-    print(f"{'clips':>9} {'seconds':>9} {'clips/s':>9} {'peak MB':>9} {'recall':>8} {'precision':>9}")
+    print("    clips   seconds   clips/s   peak MB   recall  precision")
     for number in map(int, _RECORDS.value):
         with multiprocessing.get_context("spawn").Pool(1) as fresh:  # its peak is its own
             seconds, peak, recall, precision = fresh.apply(measure, (number, _BEAM.value))
         print(
             f"{number:>9,} {seconds:>9.1f} {number / seconds:>9,.0f} {peak / 1e6:>9,.0f} "
-            f"{recall:>8.2%} {precision:>9.2%}",
+            f"{recall:>8.2%} {precision:>10.2%}",
             flush=True,
         )
 
