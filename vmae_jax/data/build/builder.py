@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from vmae_jax.data.build import beam
 from vmae_jax.data.build.manifest import BuildError
 from vmae_jax.data.build.tasks import ShardTask
 from vmae_jax.data.clips import Record
@@ -67,7 +68,8 @@ class VideoDataset(tfds.core.ShardBasedBuilder):
         self._tasks = tasks
         config = tfds.download.DownloadConfig(try_download_gcs=False)
         if beam_options is not None:
-            config = config.replace(**_beam(beam_options))
+            options = beam.pipeline_options(beam_options)
+            config = config.replace(beam_runner=beam.runner_of(options), beam_options=options)
         self._download_and_prepare(dl_manager=None, download_config=config)
         scratch = os.path.join(self._data_dir, "build", "metadata")
         os.makedirs(scratch, exist_ok=True)
@@ -89,28 +91,6 @@ def _feature(kind: Any) -> tfds.features.FeatureConnector:
         bytes: data,
     }
     return kinds.get(kind) or tfds.features.Sequence(data)
-
-
-def _beam(options: str) -> dict[str, Any]:
-    """TFDS's settings for 'runner=DirectRunner,direct_num_workers=2'."""
-    try:
-        from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
-    except ImportError as error:
-        raise BuildError(
-            "--beam_options: Beam is not installed; pip install 'vmae_jax[build]', or leave the "
-            "option away to build on this machine's cores"
-        ) from error
-    flags = [f"--{option.strip().lstrip('-')}" for option in options.split(",") if option.strip()]
-    parsed = PipelineOptions(flags)
-    known = parsed.get_all_options().keys()
-    unknown = parsed.get_all_options(retain_unknown_options=True).keys() - known
-    if unknown:
-        raise BuildError(
-            f"--beam_options: {', '.join(sorted(unknown))}: no such Beam option; expected "
-            "name=value pairs such as runner=DirectRunner,direct_num_workers=2"
-        )
-    runner = parsed.view_as(StandardOptions).runner or "DirectRunner"
-    return {"beam_runner": runner, "beam_options": parsed}
 
 
 # ---- Processes of this machine ----
