@@ -1,6 +1,6 @@
 """A crawl with known copies and flaws: what curation must find in it.
 
-    python tests/data/curate/planted.py FOLDER [COUNT]
+python tests/data/curate/planted.py FOLDER [COUNT]
 """
 
 import concurrent.futures
@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import cv2
 import curate_videos as make
+import cv2
 import numpy as np
 
 from vmae_jax.data.videos import open_video

@@ -77,7 +77,9 @@ def read_items(manifest: str, root: str | None = None, *, author_key: bytes | st
     Raises:
       CurationError: where the manifest cannot be read, or has no column path.
     """
-    reader = _Reader(root_of(manifest, root), author_key.encode() if isinstance(author_key, str) else author_key)
+    reader = _Reader(
+        root_of(manifest, root), author_key.encode() if isinstance(author_key, str) else author_key
+    )
     items: list[Item] = []
     bad: list[BadRow] = []
     counts: collections.Counter[str] = collections.Counter()
