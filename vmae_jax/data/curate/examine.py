@@ -122,10 +122,12 @@ def _check_length(source: Source, seconds: float, settings: ExamineSettings) -> 
         )
 
 
-def _bounded(
-    source: Source, settings: ExamineSettings
-) -> Iterator[tuple[float, np.ndarray | None]]:
-    """The frames of a file; its own times may lie, so frames and pixels are counted too."""
+def _bounded(source: Source, settings: ExamineSettings) -> Iterator[tuple[float, np.ndarray]]:
+    """The frames of a file, in place of an unwanted one that before it.
+
+    A file's times may lie, so frames and pixels are counted too.
+    """
+    latest = None
     for time, picture in source:
         if source.frames > settings.max_frames:
             raise source.error("too long", f"more than {settings.max_frames} frames (max_frames)")
@@ -133,10 +135,11 @@ def _bounded(
             raise source.error(
                 "too long", f"more than {settings.max_decoded} pixels in all (max_decoded)"
             )
-        if picture is not None and max(picture.shape[:2]) > MAX_ASPECT * min(picture.shape[:2]):
+        latest = latest if picture is None else picture
+        if max(latest.shape[:2]) > MAX_ASPECT * min(latest.shape[:2]):
             height, width = source.size
             raise source.error("too narrow", f"{width}x{height} pixels")
-        yield time, picture
+        yield time, latest
 
 
 class _Kept:
@@ -152,13 +155,13 @@ class _Kept:
         self._samples: list[Sample] = []
         self._thumbnails = _Thumbnails()
 
-    def add(self, tick: int, picture: np.ndarray | None) -> None:
-        """Takes the frame on show at `tick`; one that repeats, or was not wanted, costs nothing."""
-        if picture is not None and picture is not self._picture:
+    def add(self, tick: int, picture: np.ndarray) -> None:
+        """Takes the picture on show at `tick`; scenes are not looked for in one that stays."""
+        if picture is not self._picture:
             self._picture = picture
             self.cuts.add(tick, picture)
         while int(len(self._hashes) * self._rate / HASHES_PER_SECOND) <= tick:
-            self._sample(self._picture)
+            self._sample(picture)
 
     def _sample(self, picture: np.ndarray) -> None:
         number = len(self._hashes)

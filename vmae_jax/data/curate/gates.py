@@ -22,11 +22,11 @@ class GateLimits:
 
     min_short_side: int = 224  # pixels of the video's shorter side
     min_fps: float = 10.0  # frames per second of the video
+    max_slideshow: float = 0.5  # share of the time, of clip or video, in stills shown in turn
     min_seconds: float = 2.0  # of the clip: 16 frames, every 4th, at 30 frames per second
     max_seconds: float = 0.0  # of the clip
     max_black: float = 0.5  # share of the time with a black picture
     min_brightness: float = 0.04  # mean luma, where 1 is white
-    max_slideshow: float = 0.5  # share of the time, of clip or video, in stills shown in turn
     max_still: float = 0.8  # share of the time in which nothing moves
     max_bars: float = 0.15  # share of the picture under plain or blurred bars (letterbox)
     min_sharpness: float = 0.155  # of the sharpest edges, 0 to 1; a blur of 1.5 pixels gives 0.13
@@ -43,15 +43,16 @@ class GateLimits:
 
 
 # Of each limit: the score it looks at, and what is wrong with a clip that does not keep it. The
-# order is that in which they are judged: what a file is, before what it shows.
+# order is that in which they are judged: what a file is, before what it shows; slides are mostly
+# short scenes as well.
 _GATES = {
     "min_short_side": ("short_side", "too small"),
     "min_fps": ("fps", "too few frames per second"),
+    "max_slideshow": ("slideshow", "slideshow"),
     "min_seconds": ("seconds", "too short"),
     "max_seconds": ("seconds", "too long"),
     "max_black": ("black", "black"),
     "min_brightness": ("brightness", "too dark"),
-    "max_slideshow": ("slideshow", "slideshow"),
     "max_still": ("still", "static"),
     "max_bars": ("bars", "letterbox"),
     "min_sharpness": ("sharpness", "blurred"),
