@@ -38,7 +38,7 @@ FLAWS: dict[str, Callable[[int], Sequence[np.ndarray]]] = {
     "letterbox": lambda seed: make.barred(make.moving(seed, LENGTH), 0.14),
     "blurred": lambda seed: [cv2.GaussianBlur(p, (0, 0), 6) for p in make.moving(seed, LENGTH)],
     "text overlay": lambda seed: make.captioned(make.moving(seed, LENGTH)),
-    "too small": lambda seed: make.moving(seed, LENGTH, (213, 120)),
+    "too small": lambda seed: make.moving(seed, LENGTH, (212, 120)),
     "too short": lambda seed: make.moving(seed, 30),
 }
 
@@ -143,7 +143,7 @@ def _single(folder: Path, name: str, seed: int) -> None:
 
 
 def _real(source: Path) -> np.ndarray:
-    return open_video(source).frames(np.arange(LENGTH + SHIFT), 256)
+    return _even(open_video(source).frames(np.arange(LENGTH + SHIFT), 240))
 
 
 def _resized(video: np.ndarray, scale: float) -> np.ndarray:
@@ -154,8 +154,11 @@ def _resized(video: np.ndarray, scale: float) -> np.ndarray:
 def _cropped(video: np.ndarray, share: float) -> np.ndarray:
     height, width = video.shape[1:3]
     y, x = int(height * share / 2), int(width * share / 2)
-    cut = video[:, y : height - y, x : width - x]
-    return cut[:, : cut.shape[1] // 2 * 2, : cut.shape[2] // 2 * 2]
+    return _even(video[:, y : height - y, x : width - x])
+
+
+def _even(video: np.ndarray) -> np.ndarray:
+    return video[:, : video.shape[1] // 2 * 2, : video.shape[2] // 2 * 2]
 
 
 def _slides(seed: int) -> list[np.ndarray]:

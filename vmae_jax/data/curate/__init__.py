@@ -36,7 +36,7 @@ class Settings:
     hashtags: HashtagRules = dataclasses.field(default_factory=HashtagRules)
     look: ExamineSettings = dataclasses.field(default_factory=ExamineSettings)
     gates: GateLimits = dataclasses.field(default_factory=GateLimits)
-    unique: unique.Limits | None = dataclasses.field(default_factory=unique.Limits)  # None = off
+    copies: unique.Limits | None = dataclasses.field(default_factory=unique.Limits)  # None = off
     against: tuple[tuple[str, str], ...] = ()  # (path, split): what the set must not hold
     subsets: tuple[int, ...] = ()  # clips of each nested subset
     seed: int = 0
@@ -93,7 +93,7 @@ def curate(
         for video in story.videos.values():
             for clip in video.clips:
                 story.judge(clip, gates.judge(clip, video, settings.gates))
-        if settings.unique:
+        if settings.copies:
             progress("comparing", 0, len(story.kept))
             _remove_copies(story, settings, beam_options, os.path.join(folder, "against"))
             progress("comparing", len(story.kept), len(story.kept))
@@ -125,7 +125,7 @@ def _remove_copies(story: Story, settings: Settings, beam_options: str | None, c
     others = [known.load(path, split, cache) for path, split in settings.against]
     story.groups = unique.find_groups(
         [list(story.kept.values())], story.digests, against=others, beam_options=beam_options,
-        limits=settings.unique, counts=story.counts,
+        limits=settings.copies, counts=story.counts,
     )  # fmt: skip
     quality = {}
     for name, clip in story.kept.items():

@@ -137,7 +137,7 @@ def settings() -> Settings:
             max_pixels=_MAX_PIXELS.value,
         ),
         gates=GateLimits(**limits),
-        unique=unique.Limits() if _UNIQUE.value else None,
+        copies=unique.Limits() if _UNIQUE.value else None,
         against=tuple(map(_path_and_split, _AGAINST.value)),
         subsets=subsets.parse_sizes(_SUBSET.value),
         seed=_SEED.value,
