@@ -131,7 +131,7 @@ def settings() -> Settings:
         ),
         look=ExamineSettings(
             clips=ClipRules(_CLIPS.value, limits["min_seconds"], _WINDOW_SECONDS.value),
-            people=people.check_model(_PEOPLE_MODEL.value) if _PEOPLE_MODEL.value else None,
+            detector=people.check_model(_PEOPLE_MODEL.value) if _PEOPLE_MODEL.value else None,
             max_bytes=_MAX_BYTES.value,
             max_seconds=_MAX_LENGTH.value,
             max_pixels=_MAX_PIXELS.value,
