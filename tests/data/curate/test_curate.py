@@ -1,0 +1,205 @@
+"""Curation from end to end, on a crawl with known copies and flaws (`planted.py`).
+
+VMAE_PLANTED=300 plants more than the few videos of a quick run.
+"""
+
+import collections
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from planted import Planted, plant
+
+from vmae_jax.data import clips, curate
+from vmae_jax.data.curate import looks
+from vmae_jax.data.curate.items import CurationError
+from vmae_jax.data.records import open_dataset
+
+COUNT = int(os.environ.get("VMAE_PLANTED", "60"))
+ACTIONS = Path(__file__).parents[4] / "shared" / "videos" / "actions"
+SUBSETS = (5, 12)
+
+
+@pytest.fixture(scope="module")
+def crawl(tmp_path_factory) -> Planted:
+    actions = ACTIONS if ACTIONS.is_dir() else None
+    return plant(tmp_path_factory.mktemp("planted"), COUNT, actions)
+
+
+def run(crawl: Planted, out: Path, **changes) -> curate.Story:
+    arguments = {"workers": 1, "author_key": "a secret"}
+    arguments |= {k: changes.pop(k) for k in ("workers", "beam_options", "found") if k in changes}
+    settings = curate.Settings(subsets=SUBSETS, **changes)
+    return curate.curate(str(crawl.manifest), out, settings, **arguments)
+
+
+@pytest.fixture(scope="module")
+def curated(crawl, tmp_path_factory) -> curate.Story:
+    return run(crawl, tmp_path_factory.mktemp("curated") / "set", workers=2)
+
+
+def outcomes(story: curate.Story) -> dict[str, dict[str, str]]:
+    with open(os.path.join(story.out, "curation", "outcomes.csv"), newline="") as file:
+        return {row["id"]: row for row in csv.DictReader(file)}
+
+
+def files(out: str) -> dict[str, bytes]:
+    """All that a set consists of, without the builder's notes."""
+    paths = (p for p in Path(out).rglob("*") if p.is_file())
+    relative = {str(p.relative_to(out)): p for p in paths}
+    return {name: p.read_bytes() for name, p in relative.items() if not name.startswith("build/")}
+
+
+def test_every_planted_flaw_is_caught(crawl, curated):
+    found = outcomes(curated)
+    reasons = {name: found[name]["reason"] for name in crawl.flaws}
+    assert reasons == crawl.flaws
+
+
+def test_copies_are_found_and_nothing_else(crawl, curated):
+    """Of every original and its copies one stays: recall at least 95 %, precision 99 %."""
+    family = {name: name for name in crawl.originals} | crawl.copies
+    kept = collections.Counter(
+        family[name] for name, row in outcomes(curated).items()
+        if name in family and row["outcome"] == "kept"
+    )  # fmt: skip
+    gone = [name for name, row in outcomes(curated).items() if row["reason"] == "near duplicate"]
+    missed = sum(count - 1 for count in kept.values())
+    wrong = sum(1 for name in gone if name not in family or not kept[family[name]])
+    assert missed <= 0.05 * len(crawl.copies), kept.most_common(5)
+    assert wrong <= 0.01 * len(gone)
+    assert set(kept) == set(crawl.originals), "what is unique stays"
+
+
+def test_the_longest_scene_is_kept(crawl, curated):
+    for name in crawl.scenes:
+        (clip,) = [clip for clip in curated.kept.values() if clip.item == name]
+        assert clip.start == pytest.approx(1.25)
+        assert clip.end == pytest.approx(114 / 24, abs=0.05)
+
+
+def test_counts_add_up(crawl, curated):
+    rows = outcomes(curated)
+    assert len(rows) == crawl.count
+    kept = sum(row["outcome"] == "kept" for row in rows.values())
+    assert kept + sum(row["outcome"] == "left out" for row in rows.values()) == crawl.count
+    assert sum(int(row["clips"]) for row in rows.values()) == len(curated.kept)
+    assert all(row["reason"] for row in rows.values() if row["outcome"] == "left out")
+    splits = json.loads(Path(curated.out, "dataset_info.json").read_text())["splits"]
+    assert sum(int(n) for s in splits for n in s["shardLengths"]) == len(curated.kept)
+    card = json.loads(Path(curated.out, "data_card.json").read_text())
+    assert card["clips"] == len(curated.kept)
+    with open(os.path.join(curated.out, "curation", "clips.csv"), newline="") as file:
+        clip_rows = list(csv.DictReader(file))
+    assert sum(row["outcome"] == "kept" for row in clip_rows) == len(curated.kept)
+
+
+def test_records_say_what_is_known(curated):
+    dataset = open_dataset(curated.out, f"train_{SUBSETS[0]}")
+    record = clips.Record.parse(dataset.source[0])
+    known = json.loads(record.metadata)
+    clip = curated.kept[record.id]
+    assert set(known["hashtags"]) > {"all"}
+    assert known["scores"] == dict(clip.scores)
+    assert (known["start"], known["end"]) == (clip.start, clip.end)
+    assert known["extra"] == {"place": "Nowhere"}
+    assert len(known["sha256"]) == 64
+    assert "author" not in known["author"]
+    assert record.num_frames == pytest.approx((clip.end - clip.start) * record.fps, abs=1)
+    assert clips.decode_frames(record, [0, record.num_frames - 1]).shape[0] == 2
+
+
+def test_subsets_lie_in_each_other(curated):
+    sizes = [len(open_dataset(curated.out, split).source) for split in (
+        f"train_{SUBSETS[0]}", f"train_{SUBSETS[0]}+train_{SUBSETS[1]}",
+        f"train_{SUBSETS[0]}+train_{SUBSETS[1]}+train_rest",
+    )]  # fmt: skip
+    assert sizes == [*SUBSETS, len(curated.kept)]
+
+
+def test_one_worker_beam_and_two_workers_give_the_same_bytes(crawl, curated, tmp_path):
+    expected = files(curated.out)
+    assert {"data_card.html", "curation/clips.csv", "curation/fingerprints"} <= expected.keys()
+    assert files(run(crawl, tmp_path / "set").out) == expected
+    beam = run(crawl, tmp_path / "beam", beam_options="runner=DirectRunner")
+    assert files(beam.out) == expected
+
+
+def test_killed_and_started_again_gives_the_same_bytes(crawl, curated, tmp_path):
+    out = tmp_path / "set"
+    command = [
+        sys.executable, "-m", "vmae_jax.data.curate", f"--manifest={crawl.manifest}",
+        f"--out={out}", f"--subset={SUBSETS[0]},{SUBSETS[1]}", "--workers=2",
+    ]  # fmt: skip
+    environment = {**os.environ, "VMAE_AUTHOR_KEY": "a secret"}
+    chance = random.Random(0)
+    for _ in range(3):
+        child = subprocess.Popen(
+            command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL
+        )
+        time.sleep(chance.uniform(2, 8))
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"Kept {len(curated.kept)} clips" in done.stdout
+    assert files(str(out)) == files(curated.out)
+
+
+def test_other_limits_need_no_second_look(crawl, curated, tmp_path, monkeypatch):
+    found = os.path.join(curated.out, "build", "curation", "found")
+    monkeypatch.setattr(looks, "examine", None)  # would be called for a second look
+    strict = curate.Settings().gates.__class__(min_seconds=3.0)
+    story = run(crawl, tmp_path / "set", found=found, gates=strict)
+    assert len(story.kept) < len(curated.kept)
+    assert all(clip.end - clip.start >= 3 for clip in story.kept.values())
+
+
+def test_what_another_set_holds_is_left_out(crawl, curated, tmp_path):
+    found = os.path.join(curated.out, "build", "curation", "found")
+    held = open_dataset(curated.out, f"train_{SUBSETS[1]}")
+    names = {clips.Record.parse(held.source[i]).id for i in range(len(held.source))}
+    against = ((curated.out, f"train_{SUBSETS[1]}"),)
+    story = run(crawl, tmp_path / "set", found=found, against=against)
+    gone = {r.id for r in story.copies.values() if r.reason == "in another set"}
+    assert names <= gone
+    assert not names & story.kept.keys()
+    with pytest.raises(CurationError, match="no clip is left"):
+        run(crawl, tmp_path / "none", found=found, against=((curated.out, ""),))
+
+
+def test_the_result_trains(curated, tmp_path):
+    split = f"train_{SUBSETS[0]}+train_{SUBSETS[1]}"
+    for recipe in ("quickstart.py", "vitg_tiktok.py:smoke"):
+        done = subprocess.run(
+            [
+                sys.executable, "-m", "vmae_jax.main", f"--config=configs/{recipe}",
+                f"--config.data.dataset={curated.out}", f"--config.data.split={split}",
+                "--config.train.steps=3", "--config.data.stride=2",
+                f"--workdir={tmp_path / recipe[:5]}",
+            ],
+            capture_output=True, text=True, cwd=Path(__file__).parents[3],
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "The run is done: step 3 of 3" in done.stdout
+
+
+def test_errors_are_one_line(crawl, curated, tmp_path):
+    command = [sys.executable, "-m", "vmae_jax.data.curate", f"--out={tmp_path / 'set'}"]
+    for flags, expected in {
+        "--manifest=none.csv": "--manifest=none.csv: no such file",
+        f"--manifest={crawl.manifest} --min_people=0.5": "--people_model=yolo.onnx",
+        f"--manifest={crawl.manifest} --against=nowhere": "neither fingerprints nor a dataset",
+        f"--manifest={crawl.manifest} --min_views=5000000": "too few views",
+    }.items():
+        done = subprocess.run([*command, *flags.split()], capture_output=True, text=True)
+        assert done.returncode == 1
+        assert expected in done.stderr.splitlines()[-1]
+        assert "Traceback" not in done.stderr
