@@ -221,7 +221,7 @@ def test_what_another_set_holds_goes_whatever_its_quality():
     assert kept == ()
     assert [(r.id, r.reason) for r in removed] == [(f"{i}#0", "in another set") for i in "abc"]
     assert "26 frames (100%) as in v#0 of ucf at -0." in removed[0].detail
-    assert removed[2].detail == "the same file as w#0 of ucf"
+    assert removed[2].detail == "the same file as w of ucf"
 
 
 def test_sets_that_were_saved_are_found_again(tmp_path):
