@@ -8,7 +8,7 @@ import numpy as np
 _SIDE = 32  # pixels of the small grey picture
 _FREQUENCIES = 10  # of a cosine transform, in each direction
 _FADE = 0.9  # of the window: how dark the edge is, where a crop changes most
-_SCALE = 1 << 12  # the transform is in whole numbers: a hash is the same on every machine
+_SCALE = 1 << 12  # of the waves: whole numbers below 2**53 throughout, exact in any order
 _FLAT = 2  # grey levels of 255: a picture that varies less (standard deviation) shows nothing
 
 # (vertical, horizontal) frequency of each bit, the lowest first: these survive most
@@ -30,9 +30,9 @@ def frame_hash(picture: np.ndarray) -> np.uint64:
     lost 5 % at the edges in 4 to 12, different pictures in about 32.
     """
     grey = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    small = cv2.resize(grey, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).astype(np.int64)
-    total = int(small.sum())
-    if small.size * int((small * small).sum()) - total**2 <= (_FLAT * small.size) ** 2:
+    small = cv2.resize(grey, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).astype(np.float64)
+    total = small.sum()
+    if small.size * (small * small).sum() - total**2 <= (_FLAT * small.size) ** 2:
         return BLANK
     waves = _waves()
     sums = waves.sum(1)
@@ -49,9 +49,9 @@ def mirrored(hashes: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _waves() -> np.ndarray:
-    """Windowed cosines, i64[frequency, pixel]: exactly odd or even about the middle."""
+    """Windowed cosines, f64[frequency, pixel]: exactly odd or even about the middle."""
     place = (np.arange(_SIDE // 2) + 0.5) / _SIDE  # of the left half, as a share of the width
     window = 1 - _FADE * (1 - np.sin(np.pi * place))
     frequency = np.arange(_FREQUENCIES)[:, None]
-    left = np.rint(_SCALE * window * np.cos(np.pi * frequency * place)).astype(np.int64)
+    left = np.rint(_SCALE * window * np.cos(np.pi * frequency * place))
     return np.concatenate([left, left[:, ::-1] * (1 - 2 * (frequency % 2))], axis=1)

@@ -46,8 +46,8 @@ class Limits:
 
     differ: float = 0.2
     frames: int = 4
-    share: float = 0.5
-    evidence: float = 0.25
+    share: float = 0.6
+    evidence: float = 0.3
     bucket: int = 64
 
 

@@ -3,7 +3,8 @@
     pieces of clips -> rows of each band, by a share of the keys -> pairs of clips
     pairs -> with the hashes of the first clips -> with those of the second -> matches
 
-What travels are numpy arrays of thousands of rows. No worker holds more than its share.
+What travels are numpy arrays of thousands of rows. No worker holds more than its share; the process
+that asks holds all hashes once, 8 bytes each.
 """
 
 import collections
