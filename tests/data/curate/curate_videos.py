@@ -18,10 +18,12 @@ def moving(seed: int = 0, frames: int = 60, size: tuple[int, int] = (426, 240)) 
     return synthetic.render(name, np.random.default_rng([7, seed]), size=size, num_frames=frames)
 
 
-def write(path: Path, pictures, fps: int = FPS, crf: int = 23, container: str = "mp4") -> str:
+def write(
+    path: Path, pictures, fps: int = FPS, container: str = "mp4", codec: str = "libx264"
+) -> str:
     with av.open(str(path), "w", format=container) as output:
-        options = {"crf": str(crf), "preset": "veryfast", "threads": "1"}
-        stream = output.add_stream("libx264", rate=fps, options=options)
+        options = {"preset": "veryfast", "threads": "1"} if codec == "libx264" else {}
+        stream = output.add_stream(codec, rate=fps, options=options)
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = "yuv420p"
         for i, picture in enumerate(pictures):
