@@ -53,7 +53,8 @@ def barred(pictures, share: float, color: int = 0) -> list[np.ndarray]:
 
 
 def blurred_sides(pictures) -> list[np.ndarray]:
-    """An upright picture in front of its own blurred enlargement."""
+    """An upright picture with some grain in front of its own blurred enlargement."""
+    grain = np.random.default_rng(0).integers(-16, 17, pictures[0].shape[:2])[..., None]
     out = []
     for picture in pictures:
         height, width = picture.shape[:2]
@@ -63,7 +64,8 @@ def blurred_sides(pictures) -> list[np.ndarray]:
         large = cv2.resize(upright, (width, width * 16 // 9))
         top = (large.shape[0] - height) // 2
         framed = cv2.GaussianBlur(large[top : top + height], (0, 0), 10)
-        framed[:, left : left + narrow] = upright
+        grainy = upright + grain[:, left : left + narrow]
+        framed[:, left : left + narrow] = np.clip(grainy, 0, 255)
         out.append(framed)
     return out
 
