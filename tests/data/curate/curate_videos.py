@@ -18,10 +18,12 @@ def moving(seed: int = 0, frames: int = 60, size: tuple[int, int] = (426, 240)) 
     return synthetic.render(name, np.random.default_rng([7, seed]), size=size, num_frames=frames)
 
 
-def write(path: Path, pictures, fps: int = FPS, crf: int = 23, container: str = "mp4") -> str:
+def write(
+    path: Path, pictures, fps: int = FPS, container: str = "mp4", codec: str = "libx264"
+) -> str:
     with av.open(str(path), "w", format=container) as output:
-        options = {"crf": str(crf), "preset": "veryfast", "threads": "1"}
-        stream = output.add_stream("libx264", rate=fps, options=options)
+        options = {"preset": "veryfast", "threads": "1"} if codec == "libx264" else {}
+        stream = output.add_stream(codec, rate=fps, options=options)
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = "yuv420p"
         for i, picture in enumerate(pictures):
@@ -51,7 +53,8 @@ def barred(pictures, share: float, color: int = 0) -> list[np.ndarray]:
 
 
 def blurred_sides(pictures) -> list[np.ndarray]:
-    """An upright picture in front of its own blurred enlargement."""
+    """An upright picture with some grain in front of its own blurred enlargement."""
+    grain = np.random.default_rng(0).integers(-16, 17, pictures[0].shape[:2])[..., None]
     out = []
     for picture in pictures:
         height, width = picture.shape[:2]
@@ -61,7 +64,8 @@ def blurred_sides(pictures) -> list[np.ndarray]:
         large = cv2.resize(upright, (width, width * 16 // 9))
         top = (large.shape[0] - height) // 2
         framed = cv2.GaussianBlur(large[top : top + height], (0, 0), 10)
-        framed[:, left : left + narrow] = upright
+        grainy = upright + grain[:, left : left + narrow]
+        framed[:, left : left + narrow] = np.clip(grainy, 0, 255)
         out.append(framed)
     return out
 

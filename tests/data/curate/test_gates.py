@@ -70,8 +70,10 @@ def test_real_videos_pass(shared):
 
 def test_synthetic_videos_pass(tmp_path):
     small = GateLimits(min_short_side=0)
-    for file in synthetic.write_videos(tmp_path, clips_per_class=1):
+    for file in synthetic.write_videos(tmp_path / "small", clips_per_class=1):
         assert reason(file, small) == "", file
+    for file in synthetic.write_videos(tmp_path, clips_per_class=2, size=(426, 240)):
+        assert reason(file) == "", file
 
 
 def test_what_a_limit_says_and_that_0_is_off():

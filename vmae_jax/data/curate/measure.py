@@ -18,6 +18,8 @@ _PLAIN = 6  # grey levels that a plain bar may vary by
 # A blurred bar's detail as a share of the picture's: on the whole, and close to the edge between
 # them. Planted bars had at most 0.35 and 0.5, real videos without any at least 0.47 or 0.6.
 _MAX_DETAIL, _MAX_NEAR_DETAIL = 0.4, 0.6
+# Of a picture between blurred bars; a smooth one does not tell. Real ones had at least 1.94.
+_MIN_DETAIL = 1.9
 _DETAIL = 16  # grey levels; of a pixel, at most
 _MEMORY = 0.8  # weight of the samples before in the average that shows blurred bars
 _STROKE = 9  # pixels, wider than the strokes of subtitles
@@ -155,8 +157,9 @@ def _blurred_bar(detail: np.ndarray) -> int:
     bar = int(lines[worse.argmin()])
     outside = (ends[0][bar - 1] + ends[1][bar - 1]) / (2 * (bar - 1))
     inside = (ends[0][count - bar - 1] - ends[0][bar + 1]) / (count - 2 * bar - 2)
-    found = worse.min() < _MAX_NEAR_DETAIL and outside < _MAX_DETAIL * inside
-    return bar if found else 0
+    if inside < _MIN_DETAIL or worse.min() >= _MAX_NEAR_DETAIL:
+        return 0
+    return bar if outside < _MAX_DETAIL * inside else 0
 
 
 # ---- Text ----

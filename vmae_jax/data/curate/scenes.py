@@ -12,7 +12,7 @@ import numpy as np
 from vmae_jax.data.curate.items import HASHES_PER_SECOND, CurationError
 
 MODES = ("longest", "all")
-_SHORT_SIDE = 96  # pixels of the pictures that are compared
+_SHORT_SIDE = 128  # pixels of the pictures that are compared; half of what comes is scaled fastest
 _MIN_SCENE = 0.5  # seconds between two cuts: below, it is a flash
 # Of neighbouring pictures, in grey levels (hue, saturation and value, averaged): at least this, and
 # this many times what the pictures around change by. A moving camera changes them all.
