@@ -19,10 +19,16 @@ def moving(seed: int = 0, frames: int = 60, size: tuple[int, int] = (426, 240)) 
 
 
 def write(
-    path: Path, pictures, fps: int = FPS, container: str = "mp4", codec: str = "libx264"
+    path: Path,
+    pictures,
+    fps: int = FPS,
+    container: str = "mp4",
+    codec: str = "libx264",
+    crf: int = 23,
 ) -> str:
+    x264 = {"preset": "veryfast", "threads": "1", "crf": str(crf)}
     with av.open(str(path), "w", format=container) as output:
-        options = {"preset": "veryfast", "threads": "1"} if codec == "libx264" else {}
+        options = x264 if codec == "libx264" else {}
         stream = output.add_stream(codec, rate=fps, options=options)
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = "yuv420p"

@@ -163,7 +163,7 @@ def _even(video: np.ndarray) -> np.ndarray:
 
 def _slides(seed: int) -> list[np.ndarray]:
     stills = [make.moving(seed + 100 * i, 1)[0] for i in range(4)]
-    return [picture for still in stills for picture in [still] * 30]
+    return [picture for still in stills for picture in [still] * 48]
 
 
 if __name__ == "__main__":

@@ -189,6 +189,7 @@ def test_the_result_trains(curated, tmp_path):
                 "--config.optim.warmup_steps=1", f"--workdir={tmp_path / recipe[:5]}",
             ],
             capture_output=True, text=True, cwd=Path(__file__).parents[3],
+            env={**os.environ, "XLA_FLAGS": ""},  # one device: eight take a minute to compile for
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert "The run is done: step 3 of 3" in done.stdout

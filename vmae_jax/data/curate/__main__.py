@@ -114,7 +114,7 @@ def settings() -> Settings:
     Raises:
       CurationError: where one is wrong, or names a file that cannot be read.
     """
-    limits = {name: flags.FLAGS[name].value for name in _LIMITS}
+    limits = {name: type(getattr(GateLimits, name))(flags.FLAGS[name].value) for name in _LIMITS}
     if limits["min_people"] and not _PEOPLE_MODEL.value:
         raise CurationError("--min_people: needs a detector: --people_model=yolo.onnx")
     return Settings(
