@@ -37,8 +37,7 @@ FLOORS = (
         "data.inputs",
         "data.hdr",
     ),
-    ("data.cores",),
-    ("sharding", "metrics", "viz", "feature_files"),
+    ("data.cores", "sharding", "metrics", "viz", "feature_files"),
     ("tree", "config", "hosts", "hlo", "hardware"),
 )
 FLOOR_OF = {name: -i for i, names in enumerate(FLOORS) for name in names}
@@ -58,9 +57,11 @@ ONLY_IN = {
     "tensorflow_datasets": ("data.build",),
     "tensorflow_datasets.proto": ("data.build", "data.clips"),
     "apache_beam": ("data.build", "data.curate"),
+    "scenedetect": ("data.curate",),
+    "onnxruntime": ("data.curate",),
 }
 # ... and those of them that are loaded only when they are needed.
-INSIDE_FUNCTIONS = ("torch", "transformers", "apache_beam")
+INSIDE_FUNCTIONS = ("torch", "transformers", "apache_beam", "scenedetect", "onnxruntime")
 
 
 class Import(NamedTuple):
