@@ -147,7 +147,6 @@ def main(argv: list[str]) -> None:
     if _COORDINATOR.value or hosts.is_cluster():
         hosts.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     keep_compiled(workdir)
-    config = config_lib.for_platform(config, jax.default_backend())
     if jax.process_index() == 0:
         devices = jax.devices()
         together = f" of {jax.process_count()} processes" if hosts.several() else ""

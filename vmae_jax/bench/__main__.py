@@ -83,7 +83,7 @@ def bench_memory() -> tuple[str, dict[str, Any], Iterable[str]]:
     model, count, clips = _clip(), _CORES.value or cores(), _CLIPS.value or 10_000
     with tempfile.TemporaryDirectory() as folder:
         dataset, _ = decoding.prepare(folder, _VIDEOS.value)
-        found = dict(decoding.memory(dataset, model, _VIEWS.value, count, clips))
+        found = turns.alone(decoding.memory, dataset, model, _VIEWS.value, count, clips)
     lines = [f"  after {n:6} clips {size / 2**20:9.1f} MiB" for n, size in found.items()]
     title = f"memory: {_shape(model)}, {_VIEWS.value} views of each clip, {count} threads"
     return title, {"resident_bytes": found}, [title, *lines]

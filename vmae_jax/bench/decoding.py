@@ -3,7 +3,6 @@
 import concurrent.futures
 import itertools
 import os
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -91,14 +90,16 @@ def original_clips(
 
 def memory(
     dataset: str, model: ModelConfig, views: int, cores: int, clips: int
-) -> Iterator[tuple[int, float]]:
-    """Streams `clips` records: (clips so far, resident bytes of this process) ten times."""
+) -> dict[int, float]:
+    """Streams `clips` records: resident bytes of this process by clips so far, ten times."""
     _use_cores(cores)
+    batches, found = max(1, clips // (10 * BATCH)), {}
     with open_stream(dataset, model, views, cores, 0) as stream:
         for i in range(10):
-            for _ in range(max(1, clips // (10 * BATCH))):
+            for _ in range(batches):
                 next(stream)
-            yield (i + 1) * max(1, clips // (10 * BATCH)) * BATCH, _resident()
+            found[(i + 1) * batches * BATCH] = _resident()
+    return found
 
 
 def _resident() -> float:

@@ -1,12 +1,15 @@
 """Sides that take turns: each in a process of its own, so that all meet the same machine."""
 
+import concurrent.futures
 import dataclasses
 import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 # What one turn runs: it returns the number of clips that it processed. Beside it, the seconds that
 # a clip would take at the peak of the devices it runs on; 0 = not known.
@@ -36,6 +39,13 @@ def _serve(connection: Connection, side: Side) -> None:
         began = time.perf_counter()
         clips = turn()
         connection.send(clips / (time.perf_counter() - began))
+
+
+def alone(function: Callable[..., T], *args: Any) -> T:
+    """What a function returns in a process of its own, which it may change as it likes."""
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
+        return pool.submit(function, *args).result()
 
 
 def take_turns(sides: Sequence[Side], rounds: int) -> dict[str, Any]:

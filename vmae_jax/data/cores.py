@@ -19,5 +19,5 @@ def decoders(threads: int, workers: int) -> tuple[int, int]:
     if threads:
         return threads, workers
     if not workers and cores() > _THREADS_PER_PROCESS:
-        workers = cores() // _THREADS_PER_PROCESS
+        workers = -(-cores() // _THREADS_PER_PROCESS)
     return max(1, cores() // max(1, workers)), workers

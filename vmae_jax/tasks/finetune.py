@@ -14,7 +14,14 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from vmae_jax import checkpoint, evaluate, tree
-from vmae_jax.config import Config, ConfigError, ModelConfig, differences, from_config_dict
+from vmae_jax.config import (
+    Config,
+    ConfigError,
+    ModelConfig,
+    differences,
+    for_platform,
+    from_config_dict,
+)
 from vmae_jax.convert import load
 from vmae_jax.data import pipeline
 from vmae_jax.data.records import DatasetError, open_dataset
@@ -33,7 +40,8 @@ class Finetune:
     inputs = ("video", "label")
 
     def __init__(self, config: Config, label_names: tuple[str, ...] = ()):
-        self.config, self.label_names = config, label_names
+        self.config = config = for_platform(config, jax.default_backend())
+        self.label_names = label_names
         self.report_every = config.eval.every
         self.meta: Mapping[str, Any] = {"label_names": list(label_names)}
         self.num_classes = config.classifier.num_classes

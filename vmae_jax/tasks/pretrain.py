@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from vmae_jax import checkpoint, sharding, viz
-from vmae_jax.config import Config, MaskConfig, from_config_dict
+from vmae_jax.config import Config, MaskConfig, for_platform, from_config_dict
 from vmae_jax.data import pipeline
 from vmae_jax.models import layers, mae, masking
 from vmae_jax.tasks import initial
@@ -26,7 +26,7 @@ class Pretrain:
     meta: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, config: Config):
-        self.config = config
+        self.config = config = for_platform(config, jax.default_backend())
         self.report_every = config.train.picture_every
         model = nnx.eval_shape(lambda: mae.MaskedAutoencoder(config.model, rngs=nnx.Rngs(0)))
         self._graphdef, _ = nnx.split(model)

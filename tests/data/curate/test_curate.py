@@ -8,19 +8,27 @@ import csv
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import fsspec
+import numpy as np
 import pytest
+from curate_videos import moving, write
 from planted import Planted, plant
 
 from vmae_jax.data import clips, curate
+from vmae_jax.data.build import fetch
+from vmae_jax.data.build.transcode import Encoding
 from vmae_jax.data.curate import looks
+from vmae_jax.data.curate.examine import ExamineSettings
 from vmae_jax.data.curate.gates import GateLimits
-from vmae_jax.data.curate.items import CurationError
+from vmae_jax.data.curate.items import CurationError, Examined
+from vmae_jax.data.curate.scenes import ClipRules
 from vmae_jax.data.records import open_dataset
 
 COUNT = int(os.environ.get("VMAE_PLANTED", "60"))
@@ -114,7 +122,7 @@ def test_records_say_what_is_known(curated):
     assert (known["start"], known["end"]) == (clip.start, clip.end)
     assert known["extra"] == {"place": "Nowhere"}
     assert len(known["sha256"]) == 64
-    assert "author" not in known["author"]
+    assert re.fullmatch("[0-9a-f]{16}", known["author"]), "a keyed hash of 'author N'"
     assert record.num_frames == pytest.approx((clip.end - clip.start) * record.fps, abs=1)
     assert clips.decode_frames(record, [0, record.num_frames - 1]).shape[0] == 2
 
@@ -157,7 +165,7 @@ def test_killed_and_started_again_gives_the_same_bytes(crawl, curated, tmp_path)
 
 
 def test_other_limits_need_no_second_look(crawl, curated, tmp_path, monkeypatch):
-    found = os.path.join(curated.out, "build", "curation", "found")
+    found = f"{curated.out}.found"
     monkeypatch.setattr(looks, "examine", None)  # would be called for a second look
     brightness = sorted(clip.scores["brightness"] for clip in curated.kept.values())
     limits = GateLimits(min_brightness=brightness[4])
@@ -167,7 +175,7 @@ def test_other_limits_need_no_second_look(crawl, curated, tmp_path, monkeypatch)
 
 
 def test_what_another_set_holds_is_left_out(crawl, curated, tmp_path):
-    found = os.path.join(curated.out, "build", "curation", "found")
+    found = f"{curated.out}.found"
     held = open_dataset(curated.out, f"train_{SUBSETS[1]}")
     names = {clips.Record.parse(held.source[i]).id for i in range(len(held.source))}
     against = ((curated.out, f"train_{SUBSETS[1]}"),)
@@ -208,3 +216,94 @@ def test_errors_are_one_line(crawl, curated, tmp_path):
         assert done.returncode == 1
         assert expected in done.stderr.splitlines()[-1]
         assert "Traceback" not in done.stderr
+
+
+def small(folder: Path, videos: dict, rows: list[str], **settings) -> curate.Story:
+    """Curates a few videos, given as frames, from the rows of a CSV."""
+    folder.mkdir(exist_ok=True)
+    for name, frames in videos.items():
+        write(folder / name, frames)
+    (folder / "rows.csv").write_text("\n".join(rows) + "\n")
+    return curate.curate(
+        str(folder / "rows.csv"), folder / "set", curate.Settings(**settings), workers=1
+    )
+
+
+@pytest.fixture(scope="module")
+def two_scenes():
+    return np.concatenate([moving(1, 60), moving(2, 72)])
+
+
+def test_all_scenes_of_a_video_go_through_splits_and_shards(tmp_path, two_scenes):
+    look = ExamineSettings(clips=ClipRules("all"))
+    story = small(tmp_path, {"two.mp4": two_scenes}, ["path", "two.mp4"], look=look, subsets=(1,))
+    assert sorted(story.kept) == ["two.mp4#0", "two.mp4#1"]
+    assert story.all_splits == "train_1+train_rest"
+    source = open_dataset(story.out, story.all_splits).source
+    records = [clips.Record.parse(source[i]) for i in range(len(source))]
+    assert sorted(record.id for record in records) == sorted(story.kept)
+    for record in records:
+        clip = story.kept[record.id]
+        assert record.num_frames == round(clip.end * 24) - round(clip.start * 24)
+        assert record.start == clip.start
+
+
+def test_what_cannot_be_written_leaves_its_own_clip_alone(tmp_path, two_scenes):
+    look = ExamineSettings(clips=ClipRules("all"))
+    story = small(
+        tmp_path, {"two.mp4": two_scenes}, ["path", "two.mp4"], look=look, subsets=(1,),
+        encoding=Encoding(max_frames=65),
+    )  # fmt: skip
+    source = open_dataset(story.out, story.all_splits).source
+    written = {clips.Record.parse(source[i]).id for i in range(len(source))}
+    assert written == story.kept.keys() == {"two.mp4#0"}
+    assert story.lost["two.mp4#1"].reason == "too long"
+
+
+def test_a_video_that_changed_since_its_look_is_left_out(tmp_path, monkeypatch):
+    def change(story, *_):
+        write(tmp_path / "a.mp4", moving(3, 80))
+
+    monkeypatch.setattr(curate, "_remove_copies", change)
+    videos = {"a.mp4": moving(1, 60), "b.mp4": moving(2, 60)}
+    story = small(tmp_path, videos, ["path", "a.mp4", "b.mp4"])
+    assert list(story.kept) == ["b.mp4#0"]
+    assert story.lost["a.mp4#0"].reason == "changed"
+
+
+def test_many_bad_rows_are_counted_and_shown(tmp_path):
+    rows = ["path", "a.mp4", *["a.mp4"] * 1001, "../e.mp4"]
+    story = small(tmp_path, {"a.mp4": moving(1, 60)}, rows)
+    assert dict(story.table.bad_rows) == {"duplicate path": 1001, "path escape": 1}
+    with open(tmp_path / "set" / "curation" / "outcomes.csv", newline="") as file:
+        last = [row for row in csv.DictReader(file) if row["line"] == "0"]
+    assert {row["reason"]: row["detail"] for row in last} == {
+        "duplicate path": "1 more rows", "path escape": "1 more rows",
+    }  # fmt: skip
+
+
+def test_a_look_is_kept_whatever_else_is_selected(tmp_path, monkeypatch):
+    videos = {f"{i}.mp4": moving(i, 60) for i in range(4)}
+    small(tmp_path, videos, ["path", *videos])
+    seen = []
+    monkeypatch.setattr(
+        looks, "examine", lambda item, *_: seen.append(item.id) or Examined(item.id)
+    )
+    (tmp_path / "rows.csv").write_text("path\n1.mp4\n3.mp4\n")
+    arguments = {"workers": 1, "found": str(tmp_path / "set.found")}
+    curate.curate(str(tmp_path / "rows.csv"), tmp_path / "fewer", curate.Settings(), **arguments)
+    assert seen == []
+
+
+def test_what_could_not_be_fetched_is_asked_for_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch, "_WAITS", ())
+    rows = ["path", "a.mp4", "memory://crawl/b.mp4"]
+    story = small(tmp_path, {"a.mp4": moving(1, 60)}, rows)
+    assert [(r.id, r.reason) for r in story.unusable] == [("memory://crawl/b.mp4", "not fetched")]
+    write(tmp_path / "b.mp4", moving(2, 60))
+    fsspec.filesystem("memory").pipe("/crawl/b.mp4", (tmp_path / "b.mp4").read_bytes())
+    arguments = {"workers": 1, "found": str(tmp_path / "set.found")}
+    story = curate.curate(
+        str(tmp_path / "rows.csv"), tmp_path / "both", curate.Settings(), **arguments
+    )
+    assert sorted(story.kept) == ["a.mp4#0", "memory://crawl/b.mp4#0"]

@@ -150,7 +150,7 @@ def test_a_file_that_claims_a_billion_frames(tmp_path):
     (tmp_path / "v.avi").write_bytes(data)
     video, peak = measured(tmp_path / "v.avi")
     assert video.reason == "too long"
-    assert video.detail == "41666667 seconds, more than 900 (max_seconds)"
+    assert video.detail == "41666667 seconds, more than 900 (--max_length)"
     assert peak < 32 << 20
 
 
@@ -160,12 +160,12 @@ def test_a_small_file_of_many_hours(tmp_path):
     assert Path(file).stat().st_size < 200_000
     video, _ = measured(file)
     assert video.reason == "too long"
-    assert video.detail == "4000 seconds, more than 900 (max_seconds)"
+    assert video.detail == "4000 seconds, more than 900 (--max_length)"
     # Without any promise it is decoded, as far as the bounds allow.
     file = write(tmp_path / "v.h264", still, container="h264")
     for bound, named in (
-        ({"max_seconds": 20}, "20 seconds, more than 20 (max_seconds)"),
-        ({"max_frames": 500}, "more than 500 frames (max_frames)"),
+        ({"max_seconds": 20}, "20 seconds, more than 20 (--max_length)"),
+        ({"max_frames": 500}, "more than 500 frames (--max_frames)"),
         ({"max_decoded": 256 * 500}, "more than 128000 pixels in all (max_decoded)"),
     ):
         video, peak = measured(file, **bound)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vmae_jax.data.build.fetch import locate
 from vmae_jax.data.curate import manifest as manifest_lib
 from vmae_jax.data.curate.items import CurationError
 from vmae_jax.data.curate.manifest import parse_hashtags, read_items
@@ -331,7 +332,7 @@ def test_a_path_in_the_root_is_relative_to_it(tree, path, expected):
     root = Root(str(tree))
     found = root.relative(path.format(root=tree))
     assert found == expected
-    located = root.locate(found)
+    located = locate(root.path, found)
     assert located == (expected if "://" in expected else f"{tree}/{expected}")
 
 
@@ -350,7 +351,7 @@ def test_a_root_that_is_a_url_holds_all(tmp_path):
     root = Root("gs://bucket/videos/")
     assert root.relative("a/./b.mp4") == "a/b.mp4"
     assert root.relative("gs://bucket/videos/a.mp4") == "a.mp4"
-    assert root.locate("a.mp4") == "gs://bucket/videos/a.mp4"
+    assert locate(root.path, "a.mp4") == "gs://bucket/videos/a.mp4"
     rows = ["gs://bucket/other/a", "gs://bucket/videos2/a", "s3://bucket/videos/a", "/a", "x::y"]
     table = read_items(
         write_jsonl(tmp_path / "m.jsonl", [{"path": row} for row in rows]), "gs://bucket/videos"

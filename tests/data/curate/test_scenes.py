@@ -71,15 +71,15 @@ def test_the_longest_scene_or_all():
 
 
 def test_long_scenes_are_cut_to_equal_windows():
-    windows = choose_clips((), 24 * 25, RATE, ClipRules(max_seconds=10))
+    windows = choose_clips((), 24 * 25, RATE, ClipRules(window_seconds=10))
     assert windows == [(0, 8.25), (8.25, 16.5), (16.5, 25)]
     for ticks in range(1, 2000, 37):
-        windows = choose_clips((), ticks, RATE, ClipRules(max_seconds=3))
+        windows = choose_clips((), ticks, RATE, ClipRules(window_seconds=3))
         assert windows[0][0] == 0
         assert windows[-1][1] == pytest.approx(ticks / 24, abs=1e-6)
         assert all(a[1] == b[0] for a, b in itertools.pairwise(windows))
         assert all(end - start <= 3 and start % 0.25 == 0 for start, end in windows)
-    assert choose_clips((), 24 * 90, RATE, ClipRules(max_seconds=0)) == [(0, 90)]
+    assert choose_clips((), 24 * 90, RATE, ClipRules(window_seconds=0)) == [(0, 90)]
 
 
 @pytest.mark.parametrize(

@@ -20,14 +20,14 @@ from typing import Any
 import av
 
 from vmae_jax.data.build.benchmarks import MAX_MISSING, read_benchmark
-from vmae_jax.data.build.fetch import is_url
 from vmae_jax.data.build.manifest import BuildError, Manifest, Video, read_manifest
 from vmae_jax.data.build.report import Report, make_report
 from vmae_jax.data.build.tasks import ShardTask, write_json
 from vmae_jax.data.build.transcode import Encoding
 from vmae_jax.data.clips import CODECS
+from vmae_jax.data.shards import is_url
 
-__all__ = ["BuildError", "Report", "build", "build_manifest", "sole_builder"]
+__all__ = ["BuildError", "Report", "build", "build_manifest", "check", "sole_builder"]
 
 log = logging.getLogger(__name__)
 
@@ -82,14 +82,8 @@ def build(
     Raises:
       BuildError: where the arguments, the videos or `out` do not allow a build, or nothing is left.
     """
-    videos, out = os.fspath(videos), os.fspath(out)
-    if "://" in out:
-        raise BuildError(
-            f"--out={out}: expected a folder that all workers share; build there and copy the "
-            "finished dataset to the bucket, from where training reads it"
-        )
-    out = os.path.abspath(out)
     encoding = Encoding(codec, short_side, segment_seconds, max_pixels, max_frames)
+    videos, out = os.fspath(videos), check(out, encoding, name, num_shards, workers)
     if benchmark:
         if labels or split != "train":
             raise BuildError("--benchmark: has labels and splits of its own; leave yours away")
@@ -100,7 +94,6 @@ def build(
         manifest = read_manifest(videos, labels, split)
     for warning in manifest.warnings:
         log.warning(warning)
-    _check_options(encoding, name, num_shards, workers)
     with sole_builder(out):
         return build_manifest(
             manifest, encoding, out, name, num_shards, keep_partial, workers, beam_options, progress
@@ -118,17 +111,30 @@ def build_manifest(
     beam_options: str | None = None,
     progress: Callable[[int, int], None] = lambda begun, total: None,
 ) -> Report:
-    """The part of `build` that follows the manifest, inside of `sole_builder(out)`."""
-    _check_options(encoding, name, num_shards, workers)
+    """The part of `build` that follows the manifest: after `check`, inside of `sole_builder`."""
     state = os.path.join(out, "build")
-    plan = _plan(manifest, encoding, name, num_shards, keep_partial)
+    shards = _shards(manifest, num_shards)
+    plan = _plan(manifest, shards, encoding, name, keep_partial)
     _keep_to_plan(os.path.join(state, "plan.json"), plan, out)
-    tasks = _tasks(plan, manifest, encoding, keep_partial, out, state)
+    tasks = _tasks(shards, name, manifest, encoding, keep_partial, out)
     _run(tasks, manifest, name, out, workers, beam_options, progress)
     return _finish(tasks, manifest, out)
 
 
-def _check_options(encoding: Encoding, name: str, num_shards: int, workers: int) -> None:
+def check(
+    out: str | os.PathLike, encoding: Encoding, name: str, num_shards: int, workers: int
+) -> str:
+    """The absolute path of `out`.
+
+    Raises:
+      BuildError: where an option is wrong.
+    """
+    out = os.fspath(out)
+    if is_url(out):
+        raise BuildError(
+            f"--out={out}: expected a folder that all workers share; build there and copy the "
+            "finished dataset to the bucket, from where training reads it"
+        )
     if encoding.codec not in CODECS:
         raise BuildError(f"--codec={encoding.codec}: expected one of {', '.join(CODECS)}")
     if encoding.short_side < 16 or encoding.short_side % 2:
@@ -145,6 +151,7 @@ def _check_options(encoding: Encoding, name: str, num_shards: int, workers: int)
     for flag, (value, least) in lowest.items():
         if not value >= least:
             raise BuildError(f"--{flag}={value}: expected at least {least}")
+    return os.path.abspath(out)
 
 
 @contextlib.contextmanager
@@ -174,24 +181,34 @@ def sole_builder(out: str) -> Iterator[None]:
 # ---- The plan: everything that decides the bytes, fixed when a build begins ----
 
 
-def _plan(
-    manifest: Manifest, encoding: Encoding, name: str, num_shards: int, keep_partial: bool
-) -> dict[str, Any]:
+def _shards(manifest: Manifest, num_shards: int) -> dict[str, list[Sequence[Video]]]:
+    """The videos of each shard of each split."""
     by_split = collections.defaultdict(list)
     for video in manifest.videos:
-        by_split[video.split].append(dataclasses.asdict(video))
-    shards = {
+        by_split[video.split].append(video)
+    return {
         split: _share_out(members, num_shards or _auto_shards(len(members)))
         for split, members in sorted(by_split.items())
     }
-    plan = {
+
+
+def _plan(
+    manifest: Manifest,
+    shards: Mapping[str, Sequence[Sequence[Video]]],
+    encoding: Encoding,
+    name: str,
+    keep_partial: bool,
+) -> dict[str, Any]:
+    return {
         "name": name,
         "options": dataclasses.asdict(encoding) | {"keep_partial": keep_partial},
         "encoder": {"av": av.__version__, "libavcodec": list(av.library_versions["libavcodec"])},
         "label_names": list(manifest.label_names),
-        "shards": shards,
+        "shards": {
+            split: [[video.described() for video in members] for members in parts]
+            for split, parts in shards.items()
+        },
     }
-    return json.loads(json.dumps(plan))  # as it is read back
 
 
 def _auto_shards(videos: int) -> int:
@@ -268,21 +285,21 @@ def _videos_of(plan: Mapping[str, Any]) -> dict[str, list]:
 
 
 def _tasks(
-    plan: Mapping[str, Any],
+    shards: Mapping[str, Sequence[Sequence[Video]]],
+    name: str,
     manifest: Manifest,
     encoding: Encoding,
     keep_partial: bool,
     out: str,
-    state: str,
 ) -> dict[str, list[ShardTask]]:
+    root = manifest.root if is_url(manifest.root) else os.path.abspath(manifest.root)
     tasks = {}
-    for split, shards in plan["shards"].items():
+    for split, parts in shards.items():
         tasks[split] = []
-        for i, members in enumerate(shards):
-            file = f"{plan['name']}-{split}.tfrecord-{i:05d}-of-{len(shards):05d}"
-            videos = tuple(map(Video.from_dict, members))
-            report = os.path.join(state, f"{file}.json")
-            root = manifest.root if is_url(manifest.root) else os.path.abspath(manifest.root)
+        for i, members in enumerate(parts):
+            file = f"{name}-{split}.tfrecord-{i:05d}-of-{len(parts):05d}"
+            videos = tuple(members)
+            report = os.path.join(out, "build", f"{file}.json")
             task = ShardTask(os.path.join(out, file), report, root, videos, encoding, keep_partial)
             tasks[split].append(task)
     return tasks

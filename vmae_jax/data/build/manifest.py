@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -36,11 +37,13 @@ class Video:
     label: int = -1
     label_name: str = ""
     cuts: tuple[Cut, ...] = ()  # in order, apart; none = as `Encoding.segment_seconds` says
+    digest: str = ""  # SHA-256 of the bytes that the cuts are of; '' = not asked
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Video":
-        """From `dataclasses.asdict`, as JSON brings it back."""
-        return cls(**{**values, "cuts": tuple(Cut(**cut) for cut in values["cuts"])})
+    def described(self) -> dict[str, Any]:
+        """What decides its records, for a plan in JSON: of the cuts only a digest."""
+        values = dataclasses.asdict(self)
+        cuts = json.dumps(values.pop("cuts"), sort_keys=True).encode()
+        return values | {"cuts": hashlib.sha256(cuts).hexdigest() if self.cuts else ""}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -109,7 +109,8 @@ def make_report(
             if "partial" in video:
                 partial.append({"path": video["path"]} | video["partial"])
         for video in outcome["rejected"]:
-            reasons[video["reason"]].append({k: v for k, v in video.items() if k != "reason"})
+            entry = {"split": split} | {k: v for k, v in video.items() if k != "reason"}
+            reasons[video["reason"]].append(entry)
     for path, reason, detail in rejected:
         reasons[reason].append({"path": path, "detail": detail, "frames": 0, "seconds": 0.0})
     for total in splits.values():

@@ -1,6 +1,7 @@
 """One shard of a build: the unit of work, of scheduling and of resuming."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import tempfile
@@ -88,6 +89,7 @@ class ShardTask:
             lengths = []
             try:
                 with local_file(locate(self.root, video.path)) as file:
+                    _check_unchanged(file, video)
                     for clip in transcode(file, self.encoding, video.cuts):
                         record = self._record(clip, video, len(lengths))
                         lengths.append(spool.write(record.serialize()))
@@ -126,6 +128,14 @@ class ShardTask:
             path=path,
             metadata=metadata,
         )
+
+
+def _check_unchanged(file: str, video: Video) -> None:
+    """Raises where a file is not the one that its cuts were found in."""
+    if video.digest and os.path.isfile(file):
+        with open(file, "rb") as opened:
+            if hashlib.file_digest(opened, "sha256").hexdigest() != video.digest:
+                raise VideoError("changed", "since it was looked at; run the command again")
 
 
 def _text(path: str) -> str:

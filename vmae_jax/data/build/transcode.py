@@ -85,12 +85,14 @@ def transcode(file: str, encoding: Encoding, cuts: Sequence[Cut] = ()) -> Iterat
                 if first == math.inf:
                     return
         tail = clip.num_frames if clip else 0
-        if tail > 1 and (clips == 0 or tail >= (end - first) / 2):
+        if tail > 1 and not cuts and (clips == 0 or tail >= (end - first) / 2):
             yield _record(clip, encoding.codec, rate, start)
             clips += 1
         if source.broken:
             raise source.broken
-        if not clips or clips < len(cuts):
+        if clips < len(cuts):
+            raise source.error("too short", f"it ends before second {cuts[clips].end:.2f}")
+        if not clips:
             raise source.error("too short", "a single picture" if tail else "no frame in it")
 
 

@@ -14,15 +14,17 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from vmae_jax.data import build
-from vmae_jax.data.build.fetch import is_url, locate
+from vmae_jax.data.build.beam import pipeline_options
+from vmae_jax.data.build.fetch import locate
 from vmae_jax.data.build.manifest import Cut, Manifest, Video, order
 from vmae_jax.data.build.transcode import Encoding
 from vmae_jax.data.curate import gates, hashtags, known, looks, manifest, subsets, unique
 from vmae_jax.data.curate.examine import ExamineSettings
 from vmae_jax.data.curate.gates import GateLimits
 from vmae_jax.data.curate.hashtags import HashtagRules
-from vmae_jax.data.curate.items import Clip, CurationError, Examined, Item
+from vmae_jax.data.curate.items import Clip, CurationError, Examined
 from vmae_jax.data.curate.story import Story
+from vmae_jax.data.shards import is_url
 
 __all__ = ["CurationError", "Settings", "Story", "curate"]
 
@@ -59,7 +61,7 @@ def curate(
 ) -> Story:
     """Makes a dataset directory of the videos of a manifest, or finishes one.
 
-    What was found in a video is kept in `found`: other limits need no second look. The shards
+    What was found in a video is kept in `found`: other rules need no second look. The shards
     depend on the videos, the manifest and the settings alone, not on workers or interruptions.
 
     Args:
@@ -67,14 +69,16 @@ def curate(
       out: directory on a file system that all workers share.
       workers: processes on this machine; 0 = one per core.
       beam_options: goes through Beam instead, e.g. 'runner=DirectRunner,direct_num_workers=2'.
-      found: folder that keeps what was found in videos, for several sets of the same videos; None =
-        one in `out`.
+      found: folder that keeps what was found in videos, for several sets of them; None = OUT.found,
+        beside `out`.
 
     Raises:
       CurationError, BuildError: where it cannot start, or nothing is left.
     """
-    out = os.path.abspath(os.fspath(out))
-    folder = os.path.join(out, "build", "curation")
+    out = build.check(out, settings.encoding, settings.name, settings.num_shards, workers)
+    if beam_options is not None:
+        pipeline_options(beam_options)
+    found = f"{out}.found" if found is None else found
     table = manifest.read_items(rows, root, author_key=author_key)
     selection = hashtags.select(table.items, settings.hashtags)
     story = Story(out, settings, table, selection)
@@ -83,7 +87,8 @@ def curate(
 
     place = manifest.root_of(rows, root).path
     with build.sole_builder(out):
-        found = found or os.path.join(folder, "found")
+        cache = os.path.join(found, "against")
+        others = [known.load(path, split, cache) for path, split in settings.against]
         tasks = looks.plan(selection.items, place, found, settings.look)
         looks.look(tasks, workers, beam_options, lambda *n: progress("looking", *n))
         story.tasks = tasks
@@ -95,10 +100,13 @@ def curate(
                 story.judge(clip, gates.judge(clip, video, settings.gates))
         if settings.copies:
             progress("comparing", 0, len(story.kept))
-            _remove_copies(story, settings, beam_options, os.path.join(folder, "against"))
+            _remove_copies(story, others, beam_options)
             progress("comparing", len(story.kept), len(story.kept))
         if not story.kept:
-            raise CurationError(f"{rows}: no clip is left: {story.summary()}")
+            story.write_tables()
+            raise CurationError(
+                f"{rows}: no clip is left: {story.summary()}; {out}/curation has the reasons"
+            )
         tags = {name: story.items[clip.item].hashtags for name, clip in story.kept.items()}
         story.subsets = subsets.nested(tags, settings.subsets, settings.seed)
         listed = _manifest(story, place)
@@ -108,7 +116,8 @@ def curate(
             progress=lambda *n: progress("writing", *n),
         )  # fmt: skip
         story.finish(report)
-        story.write()
+        story.write_tables()
+        story.write_card()
         unique.save_fingerprints(
             os.path.join(out, known.FILE), [list(story.kept.values())], story.digests
         )
@@ -120,12 +129,13 @@ def _without_pictures(video: Examined) -> Examined:
     return dataclasses.replace(video, clips=bare)
 
 
-def _remove_copies(story: Story, settings: Settings, beam_options: str | None, cache: str) -> None:
+def _remove_copies(
+    story: Story, others: Sequence[unique.Fingerprints], beam_options: str | None
+) -> None:
     """Finds what the set would hold twice, or holds of another set."""
-    others = [known.load(path, split, cache) for path, split in settings.against]
     story.groups = unique.find_groups(
         [list(story.kept.values())], story.digests, against=others, beam_options=beam_options,
-        limits=settings.copies, counts=story.counts,
+        limits=story.settings.copies, counts=story.counts,
     )  # fmt: skip
     quality = {}
     for name, clip in story.kept.items():
@@ -141,28 +151,28 @@ def _remove_copies(story: Story, settings: Settings, beam_options: str | None, c
 
 def _manifest(story: Story, root: str) -> Manifest:
     """The kept clips as cuts of their videos, those of each subset in a split of their own."""
-    split_of = dict.fromkeys(story.kept, "train")
+    split_of = dict.fromkeys(story.kept, "train_rest" if story.subsets else "train")
     for size, names in sorted(story.subsets.items(), reverse=True):
         split_of |= dict.fromkeys(names, f"train_{size}")
-    if story.subsets:
-        rest = [name for name, split in split_of.items() if split == "train"]
-        split_of |= dict.fromkeys(rest, "train_rest")
+    story.splits = split_of
     cuts: dict[tuple[str, str], list[Cut]] = {}
     for name, clip in story.kept.items():
         cut = Cut(name, clip.start, clip.end, _metadata(story, clip))
         cuts.setdefault((split_of[name], clip.item), []).append(cut)
     videos = [
-        _video(root, story.items[item], split, sorted(found, key=lambda cut: cut.start))
+        _video(root, story, item, split, sorted(found, key=lambda cut: cut.start))
         for (split, item), found in cuts.items()
     ]
     return Manifest(root, tuple(sorted(videos, key=lambda v: (order(v), v.split))), (), ())
 
 
-def _video(root: str, item: Item, split: str, cuts: Sequence[Cut]) -> Video:
+def _video(root: str, story: Story, name: str, split: str, cuts: Sequence[Cut]) -> Video:
+    item = story.items[name]
     place = locate(root, item.path)
     stat = None if is_url(place) else os.stat(place)
     size, time = (stat.st_size, stat.st_mtime_ns) if stat else (0, 0)
-    return Video(item.path, size, time, split, cuts=tuple(cuts))
+    digest = story.videos[name].digest
+    return Video(item.path, size, time, split, cuts=tuple(cuts), digest=digest)
 
 
 def _metadata(story: Story, clip: Clip) -> str:

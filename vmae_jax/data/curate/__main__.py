@@ -2,8 +2,9 @@ r"""Curates short videos with metadata into a dataset directory that training re
 
 Nothing is collected: the manifest names files that you have the right to use. Rows are checked,
 hashtags selected, scenes cut, clips judged and copies removed; OUT is a dataset directory with a
-data card (data_card.html), and OUT/curation says of every row and clip what became of it. Stopped
-or killed, the same command goes on where it was.
+data card (data_card.html), and OUT/curation says of every row and clip what became of it (in these
+CSV files, text that begins with = + - or @ has a ' in front, for spreadsheets). Stopped or killed,
+the same command goes on where it was; other rules need no second look at the videos.
 
   # a CSV, JSONL or Parquet file with the column path, and perhaps id, hashtags, views, author, ...
   python -m vmae_jax.data.curate --manifest=crawl.csv --root=videos --out=datasets/curated
@@ -63,7 +64,7 @@ _IGNORE = flags.DEFINE_string("ignore", None, "File of hashtags that are taken o
 
 _CLIPS = flags.DEFINE_enum("clips", MODES[0], MODES, "Scenes that become clips.")
 _WINDOW_SECONDS = flags.DEFINE_float(
-    "window_seconds", ClipRules.max_seconds, "Longer scenes are cut to windows; 0 = never."
+    "window_seconds", ClipRules.window_seconds, "Longer scenes are cut to windows; 0 = never."
 )
 _LIMITS = {
     "min_seconds": "Length of a clip.",
@@ -88,6 +89,8 @@ _MAX_PIXELS = flags.DEFINE_integer("max_pixels", ExamineSettings.max_pixels, "Of
 _MAX_BYTES = flags.DEFINE_integer("max_bytes", ExamineSettings.max_bytes, "Of a file.")
 _MAX_LENGTH = flags.DEFINE_float("max_length", ExamineSettings.max_seconds, "Seconds of a video.")
 
+_MAX_FRAMES = flags.DEFINE_integer("max_frames", ExamineSettings.max_frames, "Of a video.")
+
 _UNIQUE = flags.DEFINE_bool("unique", True, "Remove copies.")
 _AGAINST = flags.DEFINE_multi_string(
     "against", [], "Leave out what another set holds: a curated set, or DATASET:SPLIT[+SPLIT]."
@@ -100,7 +103,7 @@ _SHORT_SIDE = flags.DEFINE_integer("short_side", Encoding.short_side, "Pixels of
 _CODEC = flags.DEFINE_enum("codec", Encoding.codec, CODECS, "Of the clips.")
 _NUM_SHARDS = flags.DEFINE_integer("num_shards", 0, "Shards per split; 0 = by number of videos.")
 _FOUND = flags.DEFINE_string(
-    "found", None, "Folder that keeps what was found in videos, for several sets [one in OUT]."
+    "found", None, "Folder that keeps what was found in videos, for several sets [OUT.found]."
 )
 _WORKERS = flags.DEFINE_integer("workers", 0, "Processes on this machine; 0 = one per core.")
 _BEAM_OPTIONS = flags.DEFINE_string(
@@ -130,10 +133,15 @@ def settings() -> Settings:
             seed=_SEED.value,
         ),
         look=ExamineSettings(
-            clips=ClipRules(_CLIPS.value, limits["min_seconds"], _WINDOW_SECONDS.value),
+            clips=ClipRules(
+                _CLIPS.value,
+                limits["min_seconds"] if _CLIPS.value == "all" else ClipRules.min_seconds,
+                _WINDOW_SECONDS.value,
+            ),
             detector=people.check_model(_PEOPLE_MODEL.value) if _PEOPLE_MODEL.value else None,
             max_bytes=_MAX_BYTES.value,
             max_seconds=_MAX_LENGTH.value,
+            max_frames=_MAX_FRAMES.value,
             max_pixels=_MAX_PIXELS.value,
         ),
         gates=GateLimits(**limits),
@@ -141,7 +149,12 @@ def settings() -> Settings:
         against=tuple(map(_path_and_split, _AGAINST.value)),
         subsets=subsets.parse_sizes(_SUBSET.value),
         seed=_SEED.value,
-        encoding=Encoding(_CODEC.value, _SHORT_SIDE.value, max_pixels=_MAX_PIXELS.value),
+        encoding=Encoding(
+            _CODEC.value,
+            _SHORT_SIDE.value,
+            max_pixels=_MAX_PIXELS.value,
+            max_frames=_MAX_FRAMES.value,
+        ),
         name=_NAME.value,
         num_shards=_NUM_SHARDS.value,
     )
@@ -149,7 +162,8 @@ def settings() -> Settings:
 
 def _path_and_split(value: str) -> tuple[str, str]:
     path, colon, split = value.rpartition(":")
-    return (path, split) if colon and not os.path.exists(value) else (value, "")
+    named = colon and "/" not in split and not os.path.exists(value)
+    return (path, split) if named else (value, "")
 
 
 class _Bars:
@@ -183,12 +197,12 @@ def main(argv: list[str]) -> None:
         )  # fmt: skip
     finally:
         bars.close()
-    out = shlex.quote(story.out)
+    data = f"--config.data.dataset={shlex.quote(story.out)} --config.data.split={story.all_splits}"
     print("\n".join(story.lines()))
     print(f"  data card    {os.path.join(story.out, 'data_card.html')}")
     print(f"  decisions    {os.path.join(story.out, 'curation')}")
     print("Next:")
-    print(f"  python -m vmae_jax.main --config=configs/quickstart.py --config.data.dataset={out}")
+    print(f"  python -m vmae_jax.main --config=configs/quickstart.py {data}")
 
 
 def cli() -> None:

@@ -29,9 +29,9 @@ STATEMENT = (
     "is responsible for having the right to use them.",
     "The rights in the videos remain with their owners, and so do the rights of the people in "
     "them. Neither this card nor the program that wrote it grants any.",
-    "Authors' names are not kept: at most a keyed hash of each. Pictures, hashtags and names of "
-    "files are shown as they came and may still identify people; treat the card as you treat the "
-    "videos.",
+    "Of the column author at most a keyed hash is kept. Other columns, pictures, hashtags, ids and "
+    "names of files are kept as they came and may identify people; treat the set and this card as "
+    "you treat the videos.",
     "The gates measure, and err: a set that passed them may hold what they should have caught, and "
     "lacks what they caught wrongly.",
 )

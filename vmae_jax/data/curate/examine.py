@@ -73,7 +73,7 @@ def _digest(file: str, max_bytes: int) -> str:
         raise VideoError("cannot be opened", "no such file")
     size = os.path.getsize(file)
     if size > max_bytes:
-        raise VideoError("too large", f"{size} bytes, more than {max_bytes} (max_bytes)")
+        raise VideoError("too large", f"{size} bytes, more than {max_bytes} (--max_bytes)")
     with open(file, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
@@ -118,7 +118,7 @@ def _check_length(source: Source, seconds: float, settings: ExamineSettings) -> 
     if seconds > settings.max_seconds:
         raise source.error(
             "too long",
-            f"{float(seconds):.0f} seconds, more than {settings.max_seconds:g} (max_seconds)",
+            f"{float(seconds):.0f} seconds, more than {settings.max_seconds:g} (--max_length)",
         )
 
 
@@ -130,7 +130,7 @@ def _bounded(source: Source, settings: ExamineSettings) -> Iterator[tuple[float,
     latest = None
     for time, picture in source:
         if source.frames > settings.max_frames:
-            raise source.error("too long", f"more than {settings.max_frames} frames (max_frames)")
+            raise source.error("too long", f"more than {settings.max_frames} frames (--max_frames)")
         if source.pixels > settings.max_decoded:
             raise source.error(
                 "too long", f"more than {settings.max_decoded} pixels in all (max_decoded)"

@@ -1,9 +1,11 @@
 """What --against names: clips that the new set must not hold."""
 
 import concurrent.futures
+import dataclasses
 import os
 
 import numpy as np
+from etils import epath
 
 from vmae_jax.data import clips
 from vmae_jax.data.cores import cores
@@ -12,7 +14,7 @@ from vmae_jax.data.curate.hashes import frame_hash
 from vmae_jax.data.curate.items import HASHES_PER_SECOND, Clip, CurationError
 from vmae_jax.data.records import Dataset, DatasetError, RecordError, ShardError, open_dataset
 
-FILE = os.path.join("curation", "fingerprints")  # of a curated set
+FILE = "curation/fingerprints"  # of a curated set
 _SIDE = 64  # pixels of the pictures that are hashed
 
 
@@ -27,9 +29,10 @@ def load(path: str, split: str, cache: str) -> Fingerprints:
     Raises:
       CurationError: where it is none of these, or cannot be read.
     """
-    for file in (path, os.path.join(path, FILE)):
-        if os.path.isfile(file) and not split:
-            return load_fingerprints(file)
+    name = f"{path}:{split}" if split else path
+    for file in (path, f"{path.rstrip('/')}/{FILE}"):
+        if not split and epath.Path(file).is_file():
+            return dataclasses.replace(load_fingerprints(file), name=name)
     try:
         dataset = open_dataset(path, split or "train")
     except (DatasetError, ShardError) as error:
@@ -42,7 +45,7 @@ def load(path: str, split: str, cache: str) -> Fingerprints:
         with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
             found = list(pool.map(lambda i: _clip(dataset, i), range(len(dataset.source))))
         save_fingerprints(file, [found], {})
-    return load_fingerprints(file)
+    return dataclasses.replace(load_fingerprints(file), name=name)
 
 
 def _clip(dataset: Dataset, number: int) -> Clip:

@@ -2,75 +2,82 @@
 
 import dataclasses
 import hashlib
+import logging
 import os
-from collections.abc import Callable, Iterator, Sequence, Set
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 
 import av
+import cv2
 
-from vmae_jax.data.build.fetch import is_url, local_file, locate
+from vmae_jax.data.build.fetch import FetchError, local_file, locate
 from vmae_jax.data.curate import store
 from vmae_jax.data.curate.examine import ExamineSettings, examine
 from vmae_jax.data.curate.items import CurationError, Examined, Item
+from vmae_jax.data.shards import is_url
 from vmae_jax.data.videos import VideoError
 
-_VIDEOS_PER_TASK = 16  # what a kill may lose, and what a core is busy with at the end
+log = logging.getLogger(__name__)
+
+_VIDEOS_PER_TASK = 16
+_MEANING = 1  # goes up when the same video would be told differently
+NOT_FETCHED = "not fetched"
 
 
 @dataclasses.dataclass(frozen=True)
 class LookTask:
-    """Some videos and the file that holds what was found in them: a line for each, in order.
+    """Some videos, and the folder that holds a file with what was found in each."""
 
-    A line is the key of what it rests on (the file's size and time, the settings), a tab, and
-    `store.to_line`. The file appears whole.
-    """
-
-    path: str
+    folder: str
     root: str
     items: tuple[Item, ...]
     settings: ExamineSettings
 
     def run(self, progress: Callable[[str], None] = lambda path: None) -> None:
-        """Looks at each video that the file does not know yet; `progress` hears its path."""
-        known, keys = self._known(), [self._key(item) for item in self.items]
-        if list(known) == keys:
-            return
-        with open(f"{self.path}.incomplete", "w", encoding="ascii") as file:
-            for item, key in zip(self.items, keys, strict=True):
-                progress(item.path)
-                line = known.get(key) or store.to_line(self._examine(item))
-                file.write(f"{key}\t{line}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(f"{self.path}.incomplete", self.path)
+        """Looks at each video that the folder does not know yet; `progress` hears its path."""
+        for item in self.items:
+            progress(item.path)
+            path = self._path(item)
+            if os.path.exists(path):
+                continue
+            try:
+                found = self._look(item)
+            except FetchError as error:  # not the video's fault: the next run asks again
+                log.warning("%s", error)
+                continue
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            draft = f"{path}.{uuid.uuid4().hex}"  # others may be looking at the same video
+            with open(draft, "w", encoding="ascii") as file:
+                file.write(store.to_line(found))
+            os.replace(draft, path)
 
     def found(self) -> Iterator[Examined]:
         """What was found in each video, in order."""
-        with open(self.path, encoding="ascii") as file:
-            for line in file:
-                yield store.from_line(line.partition("\t")[2])
+        return map(self.found_in, self.items)
 
-    def _known(self) -> dict[str, str]:
+    def found_in(self, item: Item) -> Examined:
+        path = self._path(item)
         try:
-            with open(self.path, encoding="ascii") as file:
-                lines = (line.rstrip("\n").partition("\t") for line in file)
-                return {key: found for key, _, found in lines}
+            with open(path, encoding="ascii") as file:
+                return store.from_line(file.read())
         except FileNotFoundError:
-            return {}
-        except (OSError, UnicodeDecodeError) as error:
-            raise CurationError(f"{self.path}: damaged ({error}); remove it") from error
+            return Examined(item.id, reason=NOT_FETCHED, detail="run the same command again")
+        except (CurationError, UnicodeDecodeError) as error:
+            raise CurationError(f"{path}: damaged; remove it and run again") from error
 
-    def _key(self, item: Item) -> str:
-        """Says whether a video has to be looked at again. What a URL holds is not asked."""
+    def _path(self, item: Item) -> str:
+        """Named by all that decides what is found. What a URL holds is not asked for that."""
         place = locate(self.root, item.path)
         try:
             stat = None if is_url(place) else os.stat(place)
         except OSError:
             stat = None
-        parts = (item.id, item.path, stat and (stat.st_size, stat.st_mtime_ns), self.settings)
-        versions = (av.__version__, av.library_versions["libavcodec"])
-        return hashlib.sha256(repr((parts, versions)).encode(errors="replace")).hexdigest()[:24]
+        parts = (item.id, place, stat and (stat.st_size, stat.st_mtime_ns), self.settings, _MEANING)
+        versions = (av.__version__, av.library_versions["libavcodec"], cv2.__version__)
+        key = hashlib.sha256(repr((parts, versions)).encode(errors="replace")).hexdigest()[:32]
+        return os.path.join(self.folder, key[:2], key)
 
-    def _examine(self, item: Item) -> Examined:
+    def _look(self, item: Item) -> Examined:
         try:
             with local_file(locate(self.root, item.path), self.settings.max_bytes) as file:
                 return examine(item, file, self.settings)
@@ -82,15 +89,11 @@ def plan(
     items: Sequence[Item], root: str, folder: str, settings: ExamineSettings
 ) -> list[LookTask]:
     """Tasks for all videos, in an order of its own, so that no task has all the long ones."""
+    root = root if is_url(root) else os.path.abspath(root)
     ranked = sorted(items, key=lambda item: hashlib.sha256(item.id.encode()).digest())
-    os.makedirs(folder, exist_ok=True)
-    return [
-        LookTask(
-            os.path.join(folder, f"{start // _VIDEOS_PER_TASK:06d}.jsonl"), root,
-            tuple(ranked[start : start + _VIDEOS_PER_TASK]), settings,
-        )
-        for start in range(0, len(ranked), _VIDEOS_PER_TASK)
-    ]  # fmt: skip
+    starts = range(0, len(ranked), _VIDEOS_PER_TASK)
+    parts = (tuple(ranked[start : start + _VIDEOS_PER_TASK]) for start in starts)
+    return [LookTask(os.path.abspath(folder), root, part, settings) for part in parts]
 
 
 def look(
@@ -125,20 +128,22 @@ def _through_beam(tasks: Sequence[LookTask], options: str) -> None:
     def run(task: LookTask) -> None:
         task.run()
         for video in task.found():
-            counted = video.reason or "usable"
-            beam.metrics.Metrics.counter("videos", counted).inc()
+            beam.metrics.Metrics.counter("videos", video.reason or "usable").inc()
 
     parsed = pipeline_options(options)
     with beam.Pipeline(runner_of(parsed), parsed) as pipeline:
         _ = pipeline | beam.Create(tasks) | beam.Reshuffle() | beam.Map(run)
 
 
-def thumbnails(tasks: Sequence[LookTask], clips: Set[str]) -> dict[str, bytes]:
+def thumbnails(tasks: Sequence[LookTask], clips: Sequence[str]) -> dict[str, bytes]:
     """A picture from the middle of each of these clips, where there is one."""
+    wanted = set(clips)
+    items = {clip.rpartition("#")[0] for clip in wanted}
     found = {}
     for task in tasks:
-        for video in task.found():
-            for clip in video.clips:
-                if clip.id in clips and clip.thumbnails:
-                    found[clip.id] = clip.thumbnails[len(clip.thumbnails) // 2]
+        for item in task.items:
+            if item.id in items:
+                for clip in task.found_in(item).clips:
+                    if clip.id in wanted and clip.thumbnails:
+                        found[clip.id] = clip.thumbnails[len(clip.thumbnails) // 2]
     return found

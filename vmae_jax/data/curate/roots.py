@@ -68,10 +68,6 @@ class Root:
             return self._remote(path)
         return self._local(rest)
 
-    def locate(self, path: str) -> str:
-        """Where a file of this root is, to open it: a local path, or a URL."""
-        return path if _PROTOCOL.match(path) else os.path.join(self.path, path)
-
     def _remote(self, path: str) -> str:
         if not self._is_url:
             return path

@@ -26,16 +26,16 @@ class ClipRules:
 
     mode: str = "longest"  # longest: its longest scene; all: every scene of at least min_seconds
     min_seconds: float = 2.0  # a video whose scenes are all shorter gives its longest one
-    max_seconds: float = 60.0  # longer scenes are cut to equal windows of at most this; 0 = never
+    window_seconds: float = 60.0  # longer scenes are cut to equal windows; 0 = never
 
     def __post_init__(self):
         if self.mode not in MODES:
             raise CurationError(f"mode {self.mode!r}: expected one of {', '.join(MODES)}")
         if not self.min_seconds >= 0:
             raise CurationError(f"min_seconds {self.min_seconds}: expected 0 or more")
-        if self.max_seconds and not self.max_seconds >= max(1.0, self.min_seconds):
+        if self.window_seconds and not self.window_seconds >= max(1.0, self.min_seconds):
             raise CurationError(
-                f"max_seconds {self.max_seconds}: expected 0 (never cut), or at least 1 and "
+                f"window_seconds {self.window_seconds}: expected 0 (never cut), or at least 1 and "
                 f"min_seconds ({self.min_seconds})"
             )
 
@@ -113,16 +113,18 @@ def choose_clips(
         (math.ceil(begin * HASHES_PER_SECOND / rate) / HASHES_PER_SECOND, round(end / rate, 6))
         for begin, end in zip([0, *cuts], map(fractions.Fraction, ends), strict=True)
     ]
-    scenes = [(start, float(end)) for start, end in scenes if end > start]
+    # A record needs two frames.
+    long = [(s, float(e)) for s, e in scenes if round(float(e) * rate) - round(s * rate) >= 2]
+    scenes = long or [(0.0, round(float(ticks / rate), 6))]
     longest = max(scenes, key=lambda scene: scene[1] - scene[0])
     chosen = [s for s in scenes if rules.mode == "all" and s[1] - s[0] >= rules.min_seconds]
     return [window for scene in chosen or [longest] for window in _windows(*scene, rules)]
 
 
 def _windows(start: float, end: float, rules: ClipRules) -> list[tuple[float, float]]:
-    if not rules.max_seconds or end - start <= rules.max_seconds:
+    if not rules.window_seconds or end - start <= rules.window_seconds:
         return [(start, end)]
     grid = 1 / HASHES_PER_SECOND
-    count = math.ceil((end - start) / (rules.max_seconds - grid))
+    count = math.ceil((end - start) / (rules.window_seconds - grid))
     edges = [start + math.floor(i * (end - start) / count / grid) * grid for i in range(count)]
     return list(zip(edges, [*edges[1:], end], strict=True))

@@ -41,6 +41,7 @@ class Story:
     groups: Sequence[Group] = ()
     counts: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     subsets: Mapping[int, Sequence[str]] = dataclasses.field(default_factory=dict)
+    splits: Mapping[str, str] = dataclasses.field(default_factory=dict)  # by clip
     report: Report | None = None
 
     def __post_init__(self):
@@ -72,12 +73,12 @@ class Story:
         """Takes note of what was written, and of what could not be."""
         self.report = report
         rejected = {
-            video["path"]: (reason, video["detail"])
+            (video["split"], video["path"]): (reason, video["detail"])
             for reason, videos in report.rejected.items()
             for video in videos
         }
         for name, clip in list(self.kept.items()):
-            if found := rejected.get(self.items[clip.item].path):
+            if found := rejected.get((self.splits[name], self.items[clip.item].path)):
                 del self.kept[name]
                 self.lost[name] = Removal(name, *found)
         kept = self.kept.keys()
@@ -126,16 +127,27 @@ class Story:
         videos = len({clip.item for clip in self.kept.values()})
         hours = sum(clip.end - clip.start for clip in self.kept.values()) / 3600
         yield f"Kept {len(self.kept):,} clips of {videos:,} videos, {hours:.2f} hours."
-        names = [f"train_{size}" for size in sorted(self.subsets)]
-        for i, size in enumerate(sorted(self.subsets)):
-            yield f"  subset of {size:,}: --config.data.split={'+'.join(names[: i + 1])}"
-        if names:
-            yield f"  all: --config.data.split={'+'.join([*names, 'train_rest'])}"
+        for size in sorted(self.subsets):
+            split = "+".join(f"train_{n}" for n in sorted(self.subsets) if n <= size)
+            yield f"  subset of {size:,}: --config.data.split={split}"
+
+    @property
+    def all_splits(self) -> str:
+        """The splits that hold all clips, as `data.split` takes them."""
+        order = [*(f"train_{size}" for size in sorted(self.subsets)), "train_rest", "train"]
+        return "+".join(split for split in order if self.report and split in self.report.splits)
 
     def outcomes(self) -> Iterator[tuple[int, str, str, int, str, str]]:
-        """Of each row: line, id, 'kept' or 'left out', kept clips, reason, detail."""
+        """Of each row: line, id, 'kept' or 'left out', kept clips, reason, detail.
+
+        Bad rows beyond the first are one line for each reason, which says how many.
+        """
+        listed = collections.Counter(row.reason for row in self.table.bad)
         for row in self.table.bad:
             yield row.line, "", "left out", 0, row.reason, row.detail
+        for reason, count in self.table.bad_rows.items():
+            if more := count - listed[reason]:
+                yield 0, "", "left out", 0, reason, f"{more} more rows"
         gone = {r.id: r for r in (*self.selection.removed, *self.unusable)}
         kept = collections.Counter(clip.item for clip in self.kept.values())
         for removed in (self.judged, self.copies, self.lost):
@@ -148,13 +160,18 @@ class Story:
                 removal = gone[item.id]
                 yield item.line, item.id, "left out", 0, removal.reason, removal.detail
 
-    def write(self) -> None:
-        """OUT/curation: outcomes.csv (rows) and clips.csv; OUT: the data card."""
+    def write_tables(self) -> None:
+        """OUT/curation: outcomes.csv (rows), clips.csv and hashtags.csv (those left out)."""
         folder = os.path.join(self.out, "curation")
         os.makedirs(folder, exist_ok=True)
         columns = ("line", "id", "outcome", "clips", "reason", "detail")
         _write_csv(os.path.join(folder, "outcomes.csv"), columns, self.outcomes())
         _write_csv(os.path.join(folder, "clips.csv"), *self._clip_rows())
+        tags = ((tag.id, tag.reason, tag.detail) for tag in self.selection.removed_hashtags)
+        _write_csv(os.path.join(folder, "hashtags.csv"), ("hashtag", "reason", "detail"), tags)
+
+    def write_card(self) -> None:
+        """OUT/data_card.html and data_card.json."""
         card.write(self.out, make_card(self))
 
     def _clip_rows(self) -> tuple[list[str], Iterator[list]]:
@@ -166,9 +183,11 @@ class Story:
                 removal = gone.get(name)
                 told = ["left out", removal.reason, removal.detail] if removal else ["kept", "", ""]
                 found = [clip.scores.get(score, "") for score in scores]
-                yield [name, clip.item, clip.start, clip.end, *told, *found]
+                split = "" if removal else self.splits.get(name, "")
+                yield [name, clip.item, clip.start, clip.end, *told, split, *found]
 
-        return ["id", "item", "start", "end", "outcome", "reason", "detail", *scores], rows()
+        columns = ["id", "item", "start", "end", "outcome", "reason", "detail", "split", *scores]
+        return columns, rows()
 
 
 def _by_reason(removed: Any) -> dict[str, list[Removal]]:
@@ -200,21 +219,23 @@ def make_card(story: Story) -> card.Card:
     kept = sorted(story.kept)
     stages = story.stages()
     contact = card.sample(kept, seed=story.settings.seed)
-    groups = [group for group in story.groups if any(m in story.copies for m in group.members)]
+    groups = sorted(_pairs(story).items())
     shown = groups[: card.MAX_GROUPS]
-    wanted = {*contact, *(name for group in shown for name in group.members)}
+    wanted = {*contact, *(m for _, pairs in shown for p in pairs for m in (p.a, p.b))}
     for _, _, _, reasons in stages:
         wanted |= {r.id for removed in reasons.values() for r in removed[: card.MAX_EXAMPLES]}
-    pictures = looks.thumbnails(story.tasks, wanted)
+    pictures = looks.thumbnails(story.tasks, sorted(wanted))
 
     def example(name: str, detail: str = "") -> card.Example:
         return card.Example(name, detail, pictures.get(name, b""))
+
+    most = card.MAX_EXAMPLES
 
     def reasons(stage: _Stage) -> tuple[card.Reason, ...]:
         return tuple(
             card.Reason(
                 reason, count,
-                tuple(example(r.id, r.detail) for r in stage[3][reason][: card.MAX_EXAMPLES]),
+                tuple(example(r.id, r.detail) for r in stage[3].get(reason, ())[:most]),
             )
             for reason, count in story.counts_of(stage).items()
         )  # fmt: skip
@@ -229,7 +250,7 @@ def make_card(story: Story) -> card.Card:
         videos=len({story.clips[name].item for name in kept}),
         hashtags=_hashtag_counts(story, kept),
         rules=story.selection.rows,
-        groups=[_shown_group(story, group, example) for group in shown],
+        groups=[_shown_group(story, *group, example) for group in shown],
         num_groups=len(groups),
         contact=[example(name) for name in contact],
         splits=story.report.splits if story.report else {},
@@ -250,33 +271,30 @@ def _subset(story: Story, names: Sequence[str]) -> card.Subset:
     return card.Subset(len(names), seconds / 3600, len(_hashtag_counts(story, names)))
 
 
-def _shown_group(story: Story, group: Group, example: Any) -> card.DuplicateGroup:
-    """The clip that stays, or that of another set, and those that went for it."""
-    stays = next((name for name in group.members if name not in story.copies), "")
-    kept = example(stays) if stays else card.Example(_first_outside(group))
-    copies = []
-    for name in group.members:
-        if name in story.copies:
-            match = _evidence(group, name, stays)
-            copies.append(
-                card.Copy(
-                    example(name, story.copies[name].detail), match.share,
-                    match.offset, match.mirrored, match.exact,
-                )
-            )  # fmt: skip
-    return card.DuplicateGroup(kept, tuple(copies))
+def _pairs(story: Story) -> dict[str, list[Match]]:
+    """The matches for which copies went, by what stays: a clip, or one of another set."""
+    found = collections.defaultdict(list)
+    for group in story.groups:
+        for name in group.members:
+            if name not in story.copies:
+                continue
+            own = [m for m in group.matches if m.a == name]
+            own += [m.seen_from_b() for m in group.matches if m.b == name and not m.against]
+            best = next((m for m in own if m.against or m.b in story.kept), own[0])
+            found[f"{best.b} of {best.against}" if best.against else best.b].append(best)
+    return found
 
 
-def _first_outside(group: Group) -> str:
-    match = next(match for match in group.matches if match.against)
-    return f"{match.b} of {match.against}"
-
-
-def _evidence(group: Group, name: str, stays: str) -> Match:
-    """The match of a clip with the one that stays, or with any other."""
-    own = [m for m in group.matches if m.a == name]
-    own += [m.seen_from_b() for m in group.matches if m.b == name and not m.against]
-    return next((match for match in own if match.b == stays), own[0])
+def _shown_group(
+    story: Story, stays: str, pairs: Sequence[Match], example: Any
+) -> card.DuplicateGroup:
+    copies = tuple(
+        card.Copy(
+            example(m.a, story.copies[m.a].detail), m.share, m.offset, m.mirrored, m.exact
+        )
+        for m in pairs
+    )  # fmt: skip
+    return card.DuplicateGroup(example(stays), copies)
 
 
 def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
