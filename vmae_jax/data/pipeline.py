@@ -9,6 +9,7 @@ import dataclasses
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,9 @@ from vmae_jax.data.records import (
 NO_RECORD = -1
 NO_LABEL = -1
 _SHOWN = 5  # bad records that the fatal error lists
+# Decoders give Python's lock away at every packet and may wait this long to have it back. With
+# Python's own 5 ms, two threads decoded 0.87 times as much (median of 4 turns).
+_SWITCH_SECONDS = 5e-4
 
 
 class TooManyBadRecords(RuntimeError):
@@ -139,6 +143,7 @@ def batches_of(
         options = grain.multiprocessing.MultiprocessingOptions(workers, each)
         decoded = decoded.mp_prefetch(options, worker_init_fn=_FollowParent())
     else:
+        sys.setswitchinterval(_SWITCH_SECONDS)
         decoded = local.to_iter_dataset(grain.ReadOptions(threads, ahead))
     batched = decoded.batch(batch_size, drop_remainder=True, batch_fn=collate)
     return grain.experimental.ThreadPrefetchIterDataset(batched, prefetch_buffer_size=1)

@@ -87,7 +87,7 @@ def test_long_scenes_are_cut_to_equal_windows():
     [
         ({"mode": "best"}, "longest, all"),
         ({"min_seconds": -1}, "min_seconds"),
-        ({"max_seconds": 1}, "max_seconds"),
+        ({"window_seconds": 1}, "window_seconds"),
     ],
 )
 def test_rules_are_checked(rules, named):
