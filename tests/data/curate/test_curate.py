@@ -31,9 +31,9 @@ from vmae_jax.data.curate.items import CurationError, Examined
 from vmae_jax.data.curate.scenes import ClipRules
 from vmae_jax.data.records import open_dataset
 
-COUNT = int(os.environ.get("VMAE_PLANTED", "60"))
+COUNT = int(os.environ.get("VMAE_PLANTED", "40"))
 ACTIONS = Path(__file__).parents[4] / "shared" / "videos" / "actions"
-SUBSETS = (5, 12)
+SUBSETS = (3, 8)
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +45,13 @@ def crawl(tmp_path_factory) -> Planted:
 def run(crawl: Planted, out: Path, **changes) -> curate.Story:
     arguments = {"workers": 1, "author_key": "a secret"}
     arguments |= {k: changes.pop(k) for k in ("workers", "beam_options", "found") if k in changes}
-    settings = curate.Settings(subsets=SUBSETS, **changes)
+    settings = curate.Settings(**changes)
     return curate.curate(str(crawl.manifest), out, settings, **arguments)
 
 
 @pytest.fixture(scope="module")
 def curated(crawl, tmp_path_factory) -> curate.Story:
-    return run(crawl, tmp_path_factory.mktemp("curated") / "set", workers=2)
+    return run(crawl, tmp_path_factory.mktemp("curated") / "set", workers=2, subsets=SUBSETS)
 
 
 def outcomes(story: curate.Story) -> dict[str, dict[str, str]]:
@@ -138,8 +138,8 @@ def test_subsets_lie_in_each_other(curated):
 def test_one_worker_beam_and_two_workers_give_the_same_bytes(crawl, curated, tmp_path):
     expected = files(curated.out)
     assert {"data_card.html", "curation/clips.csv", "curation/fingerprints"} <= expected.keys()
-    assert files(run(crawl, tmp_path / "set").out) == expected
-    beam = run(crawl, tmp_path / "beam", beam_options="runner=DirectRunner")
+    assert files(run(crawl, tmp_path / "set", subsets=SUBSETS).out) == expected
+    beam = run(crawl, tmp_path / "beam", beam_options="runner=DirectRunner", subsets=SUBSETS)
     assert files(beam.out) == expected
 
 

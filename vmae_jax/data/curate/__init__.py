@@ -42,7 +42,9 @@ class Settings:
     against: tuple[tuple[str, str], ...] = ()  # (path, split): what the set must not hold
     subsets: tuple[int, ...] = ()  # clips of each nested subset
     seed: int = 0
-    encoding: Encoding = dataclasses.field(default_factory=Encoding)
+    encoding: Encoding = dataclasses.field(
+        default_factory=lambda: Encoding(max_frames=ExamineSettings.max_frames)
+    )
     name: str = "videos"
     num_shards: int = 0
 
