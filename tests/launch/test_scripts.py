@@ -71,7 +71,7 @@ def test_plans_compile_each_recipe_for_what_its_docstring_names():
     assert out.returncode == 0, out.stderr
     plan = "python -m vmae_jax.plan --config=configs"
     for line in (
-        f"{plan}/vitg_k400.py --topology=v5p:4x4x4 --slices=2 --format=markdown",
+        f"{plan}/vitg_hybrid.py --topology=v5p:4x4x4 --config.model.remat=dots --format=markdown",
         f"{plan}/vitg_k400.py --topology=v6e:16x16 --config.mesh.tensor=2 --format=markdown",
     ):
         assert line in [found.rstrip() for found in out.stdout.splitlines()]
