@@ -320,15 +320,9 @@ def _run(
     total = len(manifest.videos)
     begun = total - sum(len(task.videos) for task in open_tasks)
     progress(begun, total)
-
-    def count(path: str) -> None:
-        nonlocal begun
-        begun += 1
-        progress(begun, total)
-
     if beam_options is None:
         # Afterwards TFDS finds every shard finished: it only counts records and writes metadata.
-        builder.run_local(open_tasks, workers, count)
+        builder.run_local(open_tasks, workers, progress, begun, total)
     builder.VideoDataset(name, out, manifest.label_names).prepare(tasks, beam_options)
     progress(total, total)  # Beam's workers do not say what they begin
 

@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -96,23 +96,45 @@ def _feature(kind: Any) -> tfds.features.FeatureConnector:
 # ---- Processes of this machine ----
 
 
-def run_local(tasks: Sequence[ShardTask], workers: int, progress: Callable[[str], None]) -> None:
-    """Runs tasks on `workers` processes (0 = one per core); `progress` hears of each video begun.
+class Task(Protocol):
+    """Work on some videos, in any process."""
+
+    def run(self, progress: Callable[[str], None]) -> Any:
+        """Does what is not done yet; `progress` hears each video's path before it."""
+
+
+def run_local(
+    tasks: Sequence[Task],
+    workers: int,
+    progress: Callable[[int, int], None],
+    begun: int,
+    total: int,
+) -> None:
+    """Runs tasks on `workers` processes (0 = one per core).
+
+    Args:
+      progress: hears how many videos were begun, `begun` of them before, and of how many.
 
     Raises:
       BuildError: where a process dies; it names the videos that were being worked on.
     """
     workers = min(workers or cores(), len(tasks))
+
+    def count(path: str) -> None:
+        nonlocal begun
+        begun += 1
+        progress(begun, total)
+
     if workers <= 1:
         for task in tasks:
-            task.run(progress)
+            task.run(count)
         return
     # A fork would copy the threads' locks of whoever calls (JAX, OpenCV): start afresh.
     context = multiprocessing.get_context("spawn")
-    begun, speaker = context.Pipe(duplex=False)
+    receiver, speaker = context.Pipe(duplex=False)
     current: dict[int, str] = {}
     done = threading.Event()
-    listener = threading.Thread(target=_listen, args=(begun, done, current, progress), daemon=True)
+    listener = threading.Thread(target=_listen, args=(receiver, done, current, count), daemon=True)
     listener.start()
     try:
         with concurrent.futures.ProcessPoolExecutor(
@@ -137,7 +159,7 @@ def run_local(tasks: Sequence[ShardTask], workers: int, progress: Callable[[str]
         ) from error
 
 
-def _run(task: ShardTask) -> None:
+def _run(task: Task) -> None:
     task.run(_Worker.tell)
     _Worker.tell(None)
 

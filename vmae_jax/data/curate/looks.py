@@ -5,7 +5,7 @@ import hashlib
 import logging
 import os
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 
 import av
 import cv2
@@ -13,6 +13,7 @@ import cv2
 from vmae_jax.data.build.fetch import FetchError, local_file, locate
 from vmae_jax.data.curate import store
 from vmae_jax.data.curate.examine import ExamineSettings, examine
+from vmae_jax.data.curate.fingerprints import item_of
 from vmae_jax.data.curate.items import CurationError, Examined, Item
 from vmae_jax.data.shards import is_url
 from vmae_jax.data.videos import VideoError
@@ -105,16 +106,10 @@ def look(
     """Runs the tasks on this machine's cores, or through Beam."""
     from vmae_jax.data.build import builder
 
-    begun, total = 0, sum(len(task.items) for task in tasks)
+    total = sum(len(task.items) for task in tasks)
     progress(0, total)
-
-    def count(path: str) -> None:
-        nonlocal begun
-        begun += 1
-        progress(begun, total)
-
     if beam_options is None:
-        builder.run_local(tasks, workers, count)
+        builder.run_local(tasks, workers, progress, 0, total)
     else:
         _through_beam(tasks, beam_options)
     progress(total, total)
@@ -135,15 +130,14 @@ def _through_beam(tasks: Sequence[LookTask], options: str) -> None:
         _ = pipeline | beam.Create(tasks) | beam.Reshuffle() | beam.Map(run)
 
 
-def thumbnails(tasks: Sequence[LookTask], clips: Sequence[str]) -> dict[str, bytes]:
+def thumbnails(tasks: Sequence[LookTask], clips: Set[str]) -> dict[str, bytes]:
     """A picture from the middle of each of these clips, where there is one."""
-    wanted = set(clips)
-    items = {clip.rpartition("#")[0] for clip in wanted}
+    items = set(map(item_of, clips))
     found = {}
     for task in tasks:
         for item in task.items:
             if item.id in items:
                 for clip in task.found_in(item).clips:
-                    if clip.id in wanted and clip.thumbnails:
+                    if clip.id in clips and clip.thumbnails:
                         found[clip.id] = clip.thumbnails[len(clip.thumbnails) // 2]
     return found

@@ -224,7 +224,7 @@ def make_card(story: Story) -> card.Card:
     wanted = {*contact, *(m for _, pairs in shown for p in pairs for m in (p.a, p.b))}
     for _, _, _, reasons in stages:
         wanted |= {r.id for removed in reasons.values() for r in removed[: card.MAX_EXAMPLES]}
-    pictures = looks.thumbnails(story.tasks, sorted(wanted))
+    pictures = looks.thumbnails(story.tasks, wanted)
 
     def example(name: str, detail: str = "") -> card.Example:
         return card.Example(name, detail, pictures.get(name, b""))
