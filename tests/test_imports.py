@@ -17,10 +17,19 @@ PACKAGE = Path(__file__).parents[1] / "vmae_jax"
 
 # From the top down. A module imports from lower floors, or from its own package on its own floor.
 FLOORS = (
-    ("main", "bench", "plan", "predict", "features", "data.build.__main__", "data.curate"),
+    (
+        "main",
+        "bench",
+        "plan",
+        "predict",
+        "features",
+        "report",
+        "data.build.__main__",
+        "data.curate",
+    ),
     ("cli", "recipe_flag"),
     ("planner",),
-    ("train", "tasks", "model"),
+    ("train", "tasks", "model", "environment"),
     ("evaluate", "convert", "program"),
     ("checkpoint", "optim", "data.pipeline", "data.evaluation", "data.synthetic", "models"),
     ("data.build",),
@@ -38,7 +47,7 @@ FLOORS = (
         "data.hdr",
     ),
     ("data.cores", "sharding", "metrics", "viz", "feature_files"),
-    ("tree", "config", "hosts", "hlo", "hardware"),
+    ("tree", "config", "hosts", "hlo", "hardware", "page"),
 )
 FLOOR_OF = {name: -i for i, names in enumerate(FLOORS) for name in names}
 

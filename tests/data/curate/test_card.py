@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from vmae_jax.data.curate import card as card_lib
 from vmae_jax.data.curate.card import Card, Copy, DuplicateGroup, Example, Reason, Stage, Subset
-from vmae_jax.data.curate.card_page import escape, page, tag
+from vmae_jax.data.curate.card_page import page
 from vmae_jax.data.curate.hashtags import RuleRow
 from vmae_jax.data.curate.items import CurationError
+from vmae_jax.page import escape, tag
 
 JPEG = b"\xff\xd8\xff" + bytes(range(256)) * 4
 HOSTILE = (

@@ -18,7 +18,6 @@ MAX_EXAMPLES = 8  # per reason
 MAX_GROUPS = 30
 MAX_COPIES = 4  # of a group, beside the clip that was kept
 MAX_CONTACT = 60
-MAX_TEXT = 300  # characters of an id or detail
 MAX_PICTURE = 48 << 10  # bytes of a thumbnail
 MAX_PICTURES = 6 << 20  # bytes of all
 

@@ -1,51 +1,14 @@
-"""The data card as one HTML page that needs nothing else: no network, no script.
+"""The data card as one HTML page that needs nothing else: no network, no script."""
 
-Every text from outside goes through `tag`, which escapes it. Bars are inline SVG, so that they are
-printed and no style attribute is needed: the page's policy allows its one style sheet alone.
-"""
-
-import base64
-import hashlib
-import html
-import importlib.resources
-import re
-import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from vmae_jax.data.curate import card as card_lib
 from vmae_jax.data.curate.card import Card, Copy, DuplicateGroup, Example, Stage
+from vmae_jax.page import Markup, bar, cut, data_url, document, join, plain, short, table, tag
 
 _BARS = 30  # hashtags with a bar
 _FEW_BARS = 10  # sizes and frame rates with a bar
-# Characters that no HTML may hold, and halves of surrogate pairs, which no UTF-8 may.
-_UNUSABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-
-
-class Markup(str):
-    """HTML that `tag` made. Any other text is escaped where it enters."""
-
-    __slots__ = ()
-
-
-def escape(text: object) -> Markup:
-    """Any text, to stand in an element or a quoted attribute."""
-    return Markup(html.escape(_UNUSABLE.sub("\ufffd", str(text)), quote=True))
-
-
-def join(parts: Iterable[object]) -> Markup:
-    """Pieces one after another; what is no markup is escaped."""
-    return Markup("".join(p if isinstance(p, Markup) else escape(p) for p in parts))
-
-
-def tag(name: str, *children: object, **attributes: object) -> Markup:
-    """An element; `class_` stands for class, and '_' in other attributes for '-'."""
-    pairs = (
-        f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"'
-        for key, value in attributes.items()
-    )
-    start = f"<{name}{''.join(pairs)}>"
-    return Markup(start if name == "img" else f"{start}{join(children)}</{name}>")
 
 
 def page(card: Card) -> str:
@@ -62,29 +25,16 @@ def page(card: Card) -> str:
         ("settings", "Settings and versions", _settings(card)),
         ("statement", "Rights and limits", _statement(card, pictures)),
     ]
-    sections = [section for section in sections if section[2]]
-    files = importlib.resources.files("vmae_jax.data.curate")
-    style = (files / "card.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    links = (tag("a", title, href=f"#{name}") for name, title, _ in sections)
-    body = join(
-        tag("section", tag("h2", title), content, id=name) for name, title, content in sections
+    head = join(
+        (
+            tag("h1", short(card.title)),
+            tag("p", "Data card" + f" · {card.made}" * bool(card.made), class_="kind"),
+            _totals(card),
+        )
     )
-    return string.Template((files / "card.html").read_text(encoding="utf-8")).substitute(
-        policy=f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; "
-        "form-action 'none'",
-        style=style,
-        title=escape(_cut(card.title)),
-        head=join(
-            (
-                tag("h1", _short(card.title)),
-                tag("p", "Data card" + f" · {card.made}" * bool(card.made), class_="kind"),
-                _totals(card),
-            )
-        ),
-        links=join(links),
-        sections=body,
-    )
+    footer = "Written by vmae_jax. The numbers are in data_card.json beside this page."
+    styles = [("vmae_jax.data.curate", "card.css")]
+    return document(card.title, head, sections, footer, styles)
 
 
 class _Pictures:
@@ -100,58 +50,29 @@ class _Pictures:
             self.left_out += bool(data)
             return tag("div", "no picture", class_="blank")
         self._bytes += len(data)
-        url = f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
-        return tag("img", src=url, alt=f"Frame of {_cut(example.id)}", loading="lazy")
+        return tag(
+            "img",
+            src=data_url("image/jpeg", data),
+            alt=f"Frame of {cut(example.id)}",
+            loading="lazy",
+        )
 
 
 # ---- Pieces ----
 
 
-def _cut(text: object) -> str:
-    text = str(text)
-    return text if len(text) <= card_lib.MAX_TEXT else f"{text[: card_lib.MAX_TEXT]}…"
-
-
-def _short(text: object) -> Markup:
-    # A name written from right to left must not turn its surroundings round.
-    return tag("bdi", _cut(text))
-
-
 def _figure(example: Example, pictures: _Pictures, *more: object) -> Markup:
-    caption = [tag("b", _short(example.id)), *more]
+    caption = [tag("b", short(example.id)), *more]
     if example.detail:
-        caption.append(tag("span", _short(example.detail)))
+        caption.append(tag("span", short(example.detail)))
     return tag("figure", pictures(example), tag("figcaption", *caption))
-
-
-def _table(
-    titles: Sequence[object], rows: Iterable[Sequence[object]], label: str, kind: str = "numbers"
-) -> Markup:
-    """A table that scrolls in its box; the first column names the row."""
-    head = tag("thead", tag("tr", *(tag("th", title, scope="col") for title in titles)))
-    lines = (
-        tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:]))
-        for row in rows
-    )
-    table = tag("table", head, tag("tbody", *lines), class_=kind)
-    return tag("div", table, class_="scroll", role="region", aria_label=label, tabindex="0")
-
-
-def _bar(*shares: tuple[str, float]) -> Markup:
-    """One bar of parts (class, share of the width), beside a text that says the same."""
-    parts, start = [], 0.0
-    for name, share in shares:
-        width = f"{100 * share:.2f}%"
-        parts.append(tag("rect", class_=name, x=f"{100 * start:.2f}%", width=width, height="100%"))
-        start += share
-    return tag("svg", *parts, class_="bar", aria_hidden="true")
 
 
 def _bars(counts: Mapping[str, int], most: int | None = None, other: str = "") -> Markup:
     """Bars of the first `most` (None = all), then what the rest adds up to."""
     total, top = sum(counts.values()), max(counts.values(), default=1)
     rows = [
-        tag("li", tag("span", _short(name)), _bar(("kept", n / top)), _count(n, total))
+        tag("li", tag("span", short(name)), bar(("kept", n / top)), _count(n, total))
         for name, n in list(counts.items())[:most]
     ]
     rest = list(counts.values())[len(rows) :]
@@ -168,12 +89,6 @@ def _count(count: int, total: int) -> Markup:
 def _percent(part: int, whole: int) -> str:
     share = 100 * part / whole if whole else 0.0
     return f"{share:.0f} %" if share >= 10 or not share else f"{share:.2g} %"
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return str(value).lower()
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 # ---- Sections ----
@@ -204,7 +119,7 @@ def _step(stage: Stage, widest: int) -> Markup:
     top = max(widest, 1)
     gone = stage.came - stage.left
     reasons = [
-        tag("li", tag("span", _short(r.name)), tag("span", f"−{r.count:,}", class_="count"))
+        tag("li", tag("span", short(r.name)), tag("span", f"−{r.count:,}", class_="count"))
         for r in stage.reasons
         if r.count
     ]
@@ -212,11 +127,11 @@ def _step(stage: Stage, widest: int) -> Markup:
         "li",
         tag(
             "h3",
-            _short(stage.name),
+            short(stage.name),
             tag("span", f"{stage.came:,} → {stage.left:,} {stage.unit}", class_="count"),
         ),
-        _bar(("kept", stage.left / top), ("gone", gone / top)),
-        tag("p", _short(stage.note), class_="note") if stage.note else "",
+        bar(("kept", stage.left / top), ("gone", gone / top)),
+        tag("p", short(stage.note), class_="note") if stage.note else "",
         tag("ul", *reasons, class_="reasons") if reasons else "",
     )
 
@@ -269,7 +184,7 @@ def _hashtags(card: Card) -> Markup:
              f"{r.hashtags_left:,}", f"{r.videos_left:,}")
             for r in card.rules
         ]  # fmt: skip
-        parts += [tag("h3", "What each rule did"), _table(titles, rows, "Rules on hashtags")]
+        parts += [tag("h3", "What each rule did"), table(titles, rows, "Rules on hashtags")]
     return join(parts)
 
 
@@ -277,7 +192,7 @@ def _hashtag_bars(counts: Mapping[str, int]) -> Markup:
     # Shares of all would mislead: a clip counts once under each of its hashtags.
     top = max(counts.values())
     rows = (
-        tag("li", tag("span", _short(name)), _bar(("kept", count / max(top, 1))),
+        tag("li", tag("span", short(name)), bar(("kept", count / max(top, 1))),
             tag("span", f"{count:,}", class_="count"))
         for name, count in list(counts.items())[:_BARS]
     )  # fmt: skip
@@ -291,12 +206,12 @@ def _removed(card: Card, pictures: _Pictures) -> Markup:
             if not reason.count:
                 continue
             shown = reason.examples[: card_lib.MAX_EXAMPLES]
-            text = f"{reason.count:,} of {stage.came:,} {stage.unit} at “{_cut(stage.name)}”."
-            head = tag("h3", _short(reason.name)), tag("p", text, class_="note")
+            text = f"{reason.count:,} of {stage.came:,} {stage.unit} at “{cut(stage.name)}”."
+            head = tag("h3", short(reason.name)), tag("p", text, class_="note")
             if any(example.thumbnail for example in shown):
                 body = tag("div", *(_figure(e, pictures) for e in shown), class_="sheet")
             else:
-                lines = (tag("li", tag("b", _short(e.id)), " ", _short(e.detail)) for e in shown)
+                lines = (tag("li", tag("b", short(e.id)), " ", short(e.detail)) for e in shown)
                 body = tag("ul", *lines, class_="lines") if shown else Markup("")
             parts.append(tag("div", *head, body, class_="reason"))
     return join(parts)
@@ -337,15 +252,15 @@ def _parts(card: Card) -> Markup:
     if card.splits:
         titles = list(dict.fromkeys(key for split in card.splits.values() for key in split))
         rows = [
-            (_short(name), *(_short(_plain(split.get(key, ""))) for key in titles))
+            (short(name), *(short(plain(split.get(key, ""))) for key in titles))
             for name, split in card.splits.items()
         ]
-        parts += [tag("h3", "Splits"), _table(["split", *map(_short, titles)], rows, "Splits")]
+        parts += [tag("h3", "Splits"), table(["split", *map(short, titles)], rows, "Splits")]
     if card.subsets:
         rows = [(f"{s.clips:,}", f"{s.hours:,.2f}", f"{s.hashtags:,}") for s in card.subsets]
         text = "Each lies in the next; every hashtag has its share in each."
         parts += [tag("h3", "Nested subsets"), tag("p", text, class_="note")]
-        parts.append(_table(("clips", "hours", "hashtags"), rows, "Nested subsets"))
+        parts.append(table(("clips", "hours", "hashtags"), rows, "Nested subsets"))
     return join(parts)
 
 
@@ -353,13 +268,13 @@ def _settings(card: Card) -> Markup:
     parts: list[Markup] = []
     for title, values in (("Settings", card.settings), ("Versions", card.versions)):
         if values:
-            rows = [(_short(name), tag("code", _short(_plain(v)))) for name, v in values.items()]
-            parts += [tag("h3", title), _table(("name", "value"), rows, title, "words")]
+            rows = [(short(name), tag("code", short(plain(v)))) for name, v in values.items()]
+            parts += [tag("h3", title), table(("name", "value"), rows, title, "words")]
     return join(parts)
 
 
 def _statement(card: Card, pictures: _Pictures) -> Markup:
-    texts = [*map(_cut, card.notes), *card_lib.STATEMENT]
+    texts = [*map(cut, card.notes), *card_lib.STATEMENT]
     if pictures.left_out:
         texts.append(f"{pictures.left_out:,} pictures were left out to keep this page small.")
     return join(tag("p", text) for text in texts)
