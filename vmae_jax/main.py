@@ -142,7 +142,7 @@ def main(argv: list[str]) -> None:
 
     import jax
 
-    from vmae_jax import hosts, train
+    from vmae_jax import environment, hosts, train
 
     if _COORDINATOR.value or hosts.is_cluster():
         hosts.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
@@ -158,6 +158,8 @@ def main(argv: list[str]) -> None:
     else:  # one process speaks for all; warnings and errors are everybody's own
         log.setLevel(logging.WARNING)
     config = hosts.first_alone(lambda: with_dataset(config, workdir))
+    if config.mode == "train" and jax.process_index() == 0:
+        environment.write(workdir, config, recipe_flag.name(), recipe_flag.changes())
     if config.mode == "train" and not is_knn(config):
         result = train.train(make_task(config), workdir)
         command = "python -m vmae_jax.main " + shlex.join(sys.argv[1:])

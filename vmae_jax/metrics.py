@@ -6,6 +6,7 @@ The writers have the interface of `clu.metric_writers` (`write_scalars`, `write_
 
 import contextlib
 import datetime
+import io
 import json
 import sys
 import time
@@ -21,6 +22,7 @@ from tqdm import tqdm
 from vmae_jax import hardware
 from vmae_jax.config import Config
 
+FRAME_MILLISECONDS = 125  # of pictures that play
 STEPS_IN_FLIGHT = 2  # steps the host may run ahead of the device
 
 
@@ -146,7 +148,8 @@ class TensorBoardWriter:
             self._writer.add_scalar(name, value, step)
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-        for name, image in images.items():
+        stills = {name: image for name, image in images.items() if image.ndim == 3}
+        for name, image in stills.items():
             self._writer.add_image(name, image, step, dataformats="HWC")
 
     def flush(self) -> None:
@@ -229,9 +232,36 @@ class MultiWriter:
             writer.close()
 
 
+def write_picture(folder: epath.Path, name: str, image: np.ndarray) -> epath.Path:
+    """Writes a picture as PNG, or several as one WebP that plays them; the file's path."""
+    kind, write = ("png", write_png) if image.ndim == 3 else ("webp", write_webp)
+    path = folder / f"{name}.{kind}"
+    write(path, image)
+    return path
+
+
 def write_png(path: epath.Path, image: np.ndarray) -> None:
     """Writes RGB uint8 [height, width, 3], making the folder where there is none."""
     import cv2
 
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
+
+
+def write_webp(path: epath.Path, frames: np.ndarray) -> None:
+    """Writes RGB or RGBA uint8 [T, height, width, 3 or 4], to be played over and over."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(webp(frames))
+
+
+def webp(frames: np.ndarray) -> bytes:
+    """The file of `write_webp`."""
+    from PIL import Image
+
+    first, *rest = map(Image.fromarray, frames)
+    file = io.BytesIO()
+    first.save(
+        file, "WEBP", save_all=True, append_images=rest, duration=FRAME_MILLISECONDS, loop=0,
+        quality=85, minimize_size=False,
+    )  # fmt: skip
+    return file.getvalue()

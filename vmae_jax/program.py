@@ -55,7 +55,10 @@ class Task(Protocol):
     def report(
         self, params: Any, stream: Stream, mesh: Mesh
     ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """Numbers and pictures (RGB uint8) of how good the parameters are."""
+        """Numbers, and pictures of how good the parameters are.
+
+        A picture is RGB uint8 [height, width, 3], or with T frames to play [T, height, width, 4].
+        """
 
 
 def make_init(config: Config, task: Task, tx: optax.GradientTransformation) -> Callable:

@@ -1,6 +1,7 @@
 """The flag --config=FILE.py[:ARGUMENT], and any setting after it, of commands that run recipes."""
 
 import os
+from typing import Any
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -19,6 +20,11 @@ def define() -> None:
 def name() -> str:
     """What the user typed: FILE.py or FILE.py:ARGUMENT."""
     return config_flags.get_config_filename(flags.FLAGS["config"])
+
+
+def changes() -> dict[str, Any]:
+    """What the command line changed of the recipe: {setting: value}."""
+    return config_flags.get_override_values(flags.FLAGS["config"])
 
 
 def config() -> config_lib.Config:

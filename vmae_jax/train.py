@@ -217,9 +217,10 @@ class Run:
         if scalars:
             writer.write_scalars(step, scalars)
         writer.write_images(step, images)
-        paths = {self.pictures / f"{name}_{step:07}.png": image for name, image in images.items()}
-        for path, image in paths.items():
-            metrics.write_png(path, image)
+        paths = [
+            metrics.write_picture(self.pictures, f"{name}_{step:07}", image)
+            for name, image in images.items()
+        ]
         return tuple(map(str, paths))
 
     def scalars(self, meter: metrics.Meter) -> dict[str, float]:

@@ -45,6 +45,22 @@ def reconstruction_sheet(
     return _pixels(canvas)
 
 
+def reconstruction_film(video: np.ndarray, masked: np.ndarray, guess: np.ndarray) -> np.ndarray:
+    """The clips of `reconstruction_sheet` to be played, every frame at its own size.
+
+    Returns:
+      RGBA uint8 [T, height, width, 4], transparent between the clips.
+    """
+    shown = [(255 * v).round().astype(np.uint8) for v in (video / 255, masked, guess)]
+    clips, frames, height, width, _ = video.shape
+    gap = max(1, width // 24)
+    film = np.zeros((frames, clips, height + gap, len(shown), width + gap, 4), np.uint8)
+    for column, part in enumerate(shown):
+        film[:, :, :height, column, :width, :3] = part.swapaxes(0, 1)
+        film[:, :, :height, column, :width, 3] = 255
+    return film.reshape(frames, clips * (height + gap), -1, 4)[:, :-gap, :-gap]
+
+
 def mask_sheet(masks: Mapping[str, np.ndarray]) -> np.ndarray:
     """Named masks under one another, one square per temporal slot, True drawn dark.
 

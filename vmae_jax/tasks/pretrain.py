@@ -106,7 +106,7 @@ class Pretrain:
     def pictures(
         self, params: dict[str, Any], stream: pipeline.ClipStream, mesh: Mesh | None = None
     ) -> dict[str, np.ndarray]:
-        """Reconstructions of the same clips with the same masks at every call: RGB uint8."""
+        """Reconstructions of the same clips with the same masks at every call: a sheet, a film."""
         video = np.stack([stream.example(i)[0] for i in range(PICTURE_CLIPS)])
         if mesh not in self._compiled:  # on every device, because each host can read its own only
             everywhere = None if mesh is None else sharding.replicated(mesh)
@@ -123,7 +123,10 @@ class Pretrain:
             f"{1 - visible / self.config.model.num_tokens:.0%} of the patches hidden "
             f"({self.config.mask.encoder} masking); {restored}"
         )
-        return {"reconstruction": viz.reconstruction_sheet(video, masked, guess, caption)}
+        return {
+            "film": viz.reconstruction_film(video, masked, guess),
+            "reconstruction": viz.reconstruction_sheet(video, masked, guess, caption),
+        }
 
 
 def load(workdir: str) -> tuple[Pretrain, dict[str, Any]]:

@@ -1,0 +1,109 @@
+"""What a run was trained on, and with what: the data set's own figures, versions, machines."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import fsspec
+
+from vmae_jax.page import Markup, cut, join, plain, short, table, tag
+from vmae_jax.report.run import Run
+
+_CLASSES = 60  # named
+
+
+def summary(run: Run) -> Markup:
+    """The data set's splits where it can be reached; else what the run knows of it."""
+    path = run.setting("data.dataset")
+    if not isinstance(path, str):
+        return Markup("")
+    facts: dict[str, Any] = {"data set": path, "split": run.setting("data.split")}
+    if run.setting("task") != "pretrain":
+        facts["tested on"] = run.setting("eval.split")
+    facts["fingerprint"] = run.meta.get("fingerprint")
+    examples, videos = run.meta.get("examples"), None
+    try:
+        splits = _splits(path)
+        videos = splits.get(str(facts["split"]), {}).get("videos")
+        rows = [(short(name), *(plain(n) for n in row.values())) for name, row in splits.items()]
+        titles = ("split", *next(iter(splits.values()), {}))
+        found = table(titles, rows, "Splits") if rows else Markup("")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        found = tag("p", f"The data set cannot be reached from here: {cut(error)}.", class_="note")
+    if isinstance(examples, int):
+        epochs = f", {examples / videos:,.4g} epochs" if videos else ""
+        facts["seen"] = f"{examples:,} videos{epochs}"
+    names = run.meta.get("label_names")
+    return join((facts_list(facts), found, _classes(names if isinstance(names, list) else [])))
+
+
+def _splits(path: str) -> dict[str, dict[str, Any]]:
+    """Figures of each split: those of the build's report, or clips and bytes of TFDS's file."""
+    folder = path.rstrip("/")
+    info = _read(f"{folder}/dataset_info.json")
+    sizes = {
+        str(split["name"]): {
+            "clips": sum(map(int, split.get("shardLengths", ()))),
+            "bytes": int(split.get("numBytes", 0)),
+        }
+        for split in info["splits"]
+    }
+    try:
+        built = _read(f"{folder}/report.json")["splits"]
+    except (OSError, ValueError, KeyError):
+        return sizes
+    wanted = ("videos", "clips", "frames", "hours", "bytes")
+    return {
+        name: {key: built[name][key] for key in wanted if key in built[name]}
+        if name in built
+        else size
+        for name, size in sizes.items()
+    }
+
+
+def _read(path: str) -> Any:
+    with fsspec.open(path, "rt", encoding="utf-8") as file:
+        return json.load(file)
+
+
+def _classes(names: list[Any]) -> Markup:
+    if not names:
+        return Markup("")
+    rest = f" and {len(names) - _CLASSES:,} more" if len(names) > _CLASSES else ""
+    shown = join(part for name in names[:_CLASSES] for part in (tag("em", short(name)), " "))
+    return tag("p", f"{len(names):,} classes: ", shown, rest, class_="names")
+
+
+def environment(run: Run) -> Markup:
+    """The machines and versions of the run's starts, or the versions of its checkpoint."""
+    if not run.starts:
+        versions = run.meta.get("versions")
+        if not isinstance(versions, Mapping):
+            return Markup("")
+        note = "The machine was not recorded; the versions are those of the last checkpoint."
+        return join((tag("p", note, class_="note"), facts_list(versions)))
+    last = run.starts[-1]
+    facts = {"started": last.get("time"), **_mapping(last.get("machine"))}
+    parts = [facts_list(facts), tag("h4", "Versions"), facts_list(_mapping(last.get("versions")))]
+    if len(run.starts) > 1:
+        rows = [
+            (short(start.get("time")), short(_mapping(start.get("machine")).get("devices")))
+            for start in run.starts
+        ]
+        title = f"Started {len(rows)} times"
+        parts += [tag("h4", title), table(("time", "devices"), rows, title, "words")]
+    return join(parts)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def facts_list(facts: Mapping[str, Any]) -> Markup:
+    """Names and values, as many beside one another as fit."""
+    boxes = (
+        tag("div", tag("dt", short(name)), tag("dd", short(plain(value))))
+        for name, value in facts.items()
+        if value not in (None, "")
+    )
+    return tag("dl", *boxes, class_="facts")
