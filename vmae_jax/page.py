@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 MAX_TEXT = 300  # characters of one text from outside
-_EMPTY = ("img", "input")  # elements without content
+_EMPTY = ("img", "input", "wbr")  # elements without content
 # Characters that no HTML may hold, and halves of surrogate pairs, which no UTF-8 may.
 _UNUSABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
@@ -94,6 +94,12 @@ def cut(text: object) -> str:
 def short(text: object) -> Markup:
     """Text from outside to show; right-to-left writing does not turn its surroundings round."""
     return tag("bdi", cut(text))
+
+
+def soft(text: object) -> Markup:
+    """The same for names and paths, which may be wrapped at their punctuation."""
+    pieces = re.split(r"(?<=[/_.-])(?=[^/_.-])", cut(text))
+    return tag("bdi", *[part for piece in pieces for part in (tag("wbr"), piece)][1:])
 
 
 def table(

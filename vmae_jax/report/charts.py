@@ -14,11 +14,12 @@ from vmae_jax.page import Markup, join, tag
 from vmae_jax.report.run import Curve, number
 
 _WIDTH, _HEIGHT = 460, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 14, 12, 40  # around the field
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 12, 40  # around the field
 _BINS = 240  # points of a line; more are drawn as their mean and their range
 _STOPS = 60  # places that tell their values under the pointer
 _LOG_FROM = 5.0  # ratio of the largest to the smallest value
 _TICKS = 5
+_LARGEST = 1e100  # value, and ratio on a logarithmic scale
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Axis:
         if not self.log:
             return _round_steps(self.low, self.high)
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-        for digits in ((1, 2, 3, 4, 5, 6, 7, 8, 9), (1, 2, 5), (1, 3), (1,)):
+        for digits in (range(1, 10), (1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
             found = [d * 10.0**e for e in decades for d in digits]
             found = [v for v in found if self.low <= v <= self.high]
             if len(found) <= _TICKS + 1:
@@ -77,12 +78,12 @@ def axis_of(lines: Sequence[Line], log: bool, zero: bool) -> Axis | None:
     if not len(values):
         return None
     low, high = float(values.min()), float(values.max())
-    if log and low > 0 and high >= _LOG_FROM * low:
+    if max(abs(low), abs(high)) > _LARGEST:
+        return None
+    if log and low > 0 and _LOG_FROM <= high / max(low, 1 / _LARGEST) <= _LARGEST:
         return Axis(low / (high / low) ** 0.05, high * (high / low) ** 0.05, log=True)
     low, high = (min(low, 0.0), max(high, 0.0)) if zero else (low, high)
     room = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
-    if not math.isfinite(high - low + 2 * room):  # values at the ends of what floats can hold
-        return None
     return Axis(low if zero and low == 0 else low - room, high + room)
 
 

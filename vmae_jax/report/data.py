@@ -6,10 +6,11 @@ from typing import Any
 
 import fsspec
 
-from vmae_jax.page import Markup, cut, join, plain, short, table, tag
-from vmae_jax.report.run import Run
+from vmae_jax.page import Markup, cut, join, plain, short, soft, table, tag
+from vmae_jax.report.run import Run, number
 
 _CLASSES = 60  # named
+_LONG = 24  # characters of a fact that takes the room of two
 
 
 def summary(run: Run) -> Markup:
@@ -25,7 +26,10 @@ def summary(run: Run) -> Markup:
     try:
         splits = _splits(path)
         videos = splits.get(str(facts["split"]), {}).get("videos")
-        rows = [(short(name), *(plain(n) for n in row.values())) for name, row in splits.items()]
+        rows = [
+            (short(name), *(_figure(key, n) for key, n in row.items()))
+            for name, row in splits.items()
+        ]
         titles = ("split", *next(iter(splits.values()), {}))
         found = table(titles, rows, "Splits") if rows else Markup("")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
@@ -59,6 +63,12 @@ def _splits(path: str) -> dict[str, dict[str, Any]]:
         else size
         for name, size in sizes.items()
     }
+
+
+def _figure(key: str, value: Any) -> Markup:
+    if key == "bytes" and isinstance(value, int):
+        return short(f"{value / 1e6:,.1f} MB")
+    return short(number(value) if isinstance(value, float) else plain(value))
 
 
 def _read(path: str) -> Any:
@@ -102,8 +112,11 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 def facts_list(facts: Mapping[str, Any]) -> Markup:
     """Names and values, as many beside one another as fit."""
     boxes = (
-        tag("div", tag("dt", short(name)), tag("dd", short(plain(value))))
+        tag(
+            "div", tag("dt", short(name)), tag("dd", soft(plain(value))),
+            class_="long" if len(plain(value)) > _LONG else "fact",
+        )
         for name, value in facts.items()
         if value not in (None, "")
-    )
+    )  # fmt: skip
     return tag("dl", *boxes, class_="facts")

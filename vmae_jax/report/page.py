@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 
 from vmae_jax import config as config_lib
-from vmae_jax.page import Markup, document, join, plain, short, table, tag
+from vmae_jax.page import Markup, document, join, plain, short, soft, table, tag
 from vmae_jax.report import charts, data, pictures, predictions
 from vmae_jax.report.charts import Line, chart
 from vmae_jax.report.run import Curve, Run, number
 
 MAX_RUNS = 12  # colours that can be told apart
+_OPEN = 2  # of several runs, before the reader asks for more
 _MORE_CURVES = 12  # of names that are not known here
 _TRAINING = {  # name in metrics.jsonl -> how its chart is drawn
     "loss": {"title": "Loss", "log": True},
@@ -72,11 +73,18 @@ def page(runs: Sequence[Run], made: str = "") -> str:
 def _each(runs: Sequence[Run], make: Callable[[Run], Markup]) -> Markup:
     """What `make` says of each run, under its name where there are several."""
     found = [(kind, run, make(run)) for kind, run in enumerate(runs)]
-    several = len(runs) > 1
+    found = [part for part in found if part[2]]
+    if len(runs) == 1:
+        return join(content for _, _, content in found)
     return join(
-        tag("div", tag("h3", charts.swatch(kind), short(run.name)) if several else "", content)
-        for kind, run, content in found
-        if content
+        tag(
+            "details",
+            tag("summary", charts.swatch(kind), tag("b", short(run.name))),
+            content,
+            class_="run",
+            **({"open": ""} if i < _OPEN else {}),
+        )
+        for i, (kind, run, content) in enumerate(found)
     )
 
 
@@ -103,7 +111,9 @@ def figures(run: Run) -> dict[str, str]:
         "top-1 %": number(scored["top1"]) if scored else _last(run, "_top1"),
         "top-5 %": number(scored["top5"]) if scored else _last(run, "_top5"),
         "clips/s": f"{np.median(speed.finite):,.4g}" if speed and len(speed.finite) else "",
-        "waiting": f"{waiting.finite.mean():.1%}" if waiting and len(waiting.finite) else "",
+        "waiting": f"{100 * waiting.finite.mean():.1f} %"
+        if waiting and len(waiting.finite)
+        else "",
         "parameters": _millions(run.parameters),
     }
     return {name: text for name, text in found.items() if text}
@@ -121,7 +131,7 @@ def _last(run: Run, ending: str) -> str:
 
 
 def _millions(count: int) -> str:
-    return f"{count / 1e6:,.4g} M" if count else ""
+    return f"{count / 1e6:,.3g} M" if count else ""
 
 
 def _totals(run: Run) -> Markup:
@@ -135,11 +145,13 @@ def _figures(runs: Sequence[Run]) -> Markup:
     found = [figures(run) for run in runs]
     titles = list(dict.fromkeys(name for row in found for name in row))
     rows = [
-        (join((charts.swatch(kind), short(run.name))), short(_task(run)),
-         *(row.get(name, "–") for name in titles))
+        (
+            join((charts.swatch(kind), short(run.name), tag("small", short(_task(run))))),
+            *(row.get(name, "–") for name in titles),
+        )
         for kind, (run, row) in enumerate(zip(runs, found, strict=True))
-    ]  # fmt: skip
-    return table(("run", "task", *titles), rows, "Final figures")
+    ]
+    return table(("run", *titles), rows, "Final figures")
 
 
 # ---- Curves ----
@@ -214,7 +226,7 @@ def _settings(runs: Sequence[Run]) -> Markup:
     changed = [
         key
         for key in keys
-        if any(c.get(key) != defaults.get(key) for c in configs)
+        if any(key in c and c[key] != defaults.get(key) for c in configs)
         or any(key in run.changed for run in known)
     ]
     differ = [key for key in changed if len({str(c.get(key)) for c in configs}) > 1]
@@ -260,7 +272,7 @@ def _setting_table(
     rows = []
     for key in keys:
         values = [
-            join((_value(config.get(key)), " ",
+            join((_value(config[key]) if key in config else "–", " ",
                   tag("em", "command line") if key in run.changed and defaults else ""))
             for run, config in zip(runs, configs, strict=False)
         ]  # fmt: skip
@@ -271,7 +283,7 @@ def _setting_table(
 
 
 def _value(value: Any) -> Markup:
-    return tag("code", short(plain(value) if value != "" else "''"))
+    return tag("code", soft(plain(value) if value != "" else "''"))
 
 
 def _missing(run: Run) -> Markup:

@@ -68,11 +68,11 @@ def _still(data: bytes) -> tuple[int, bytes]:
         return count, file.getvalue()
 
 
-HOLD = join(
-    (
-        tag("input", type="checkbox", id="hold"),
-        tag("label", "Hold pictures still", for_="hold"),
-    )
+HOLD = tag(
+    "p",
+    tag("input", type="checkbox", id="hold"),
+    tag("label", "Hold pictures still", for_="hold"),
+    class_="hold",
 )
 
 
@@ -99,7 +99,7 @@ def reconstructions(run: Run, pictures: Pictures) -> Markup:
 
 def _how(run: Run) -> str:
     ratio = run.setting("mask.encoder_ratio")
-    hidden = f"{ratio:.0%} of the patches were hidden" if isinstance(ratio, float) else ""
+    hidden = f"{100 * ratio:.0f} % of the patches were hidden" if isinstance(ratio, float) else ""
     if not hidden:
         return ""
     target = (
@@ -122,8 +122,10 @@ def _earlier(run: Run, files: Sequence, plays: bool, pictures: Pictures) -> Mark
         )
         for step, path in (files[i] for i in dict.fromkeys(places.tolist()))
     )
-    kind = "films" if plays else "strips"
-    return join((tag("h4", "The same clips before"), tag("div", *figures, class_=kind)))
+    title = "The same clips before"
+    if plays:
+        return join((tag("h4", title), tag("div", *figures, class_="films")))
+    return tag("details", tag("summary", title), tag("div", *figures, class_="strips"))
 
 
 # ---- Masks ----
@@ -147,8 +149,9 @@ def masks(run: Run) -> Markup:
     legend = tag(
         "ul",
         *(
-            tag("li", _cell_key(kind), f"{name} {mask.mean():.0%}")
+            tag("li", _cell_key(kind), f"{name} {100 * mask.mean():.3g} %")
             for kind, (name, mask) in shares.items()
+            if mask.any()
         ),
         class_="legend",
     )

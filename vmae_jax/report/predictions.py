@@ -9,7 +9,7 @@ from vmae_jax.config import ConfigError
 from vmae_jax.data import clips, views
 from vmae_jax.data.records import Dataset, DatasetError, RecordError, ShardError, open_dataset
 from vmae_jax.evaluate import Scores
-from vmae_jax.page import Markup, bar, cut, data_url, join, short, table, tag
+from vmae_jax.page import Markup, bar, cut, data_url, join, short, soft, table, tag
 from vmae_jax.report.pictures import Pictures
 from vmae_jax.report.run import Run, number
 
@@ -18,7 +18,8 @@ _PAIRS = 8  # most frequent confusions
 _CLASSES = 12  # the hardest
 _EXAMPLES = 6  # of the best and of the worst
 _SIDE = 128  # pixels of their frames at most
-_CELL, _ROOM = 30, 150  # of the matrix: a cell, and the names beside it
+_CELL, _ROOM = 30, 160  # of the matrix: a cell, and the names beside it
+_LETTERS = 22  # of these names
 
 
 def confusion(run: Run) -> Markup:
@@ -63,12 +64,12 @@ def _matrix(scores: Scores) -> Markup:
 
 
 def _fitting(name: str) -> str:
-    return name if len(name) <= 22 else f"{name[:21]}…"
+    return name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"
 
 
 def _cell(i: int, j: int, share: float, count: int, true: str, taken: str) -> Iterator[Markup]:
     x, y = _ROOM + _CELL * j, _ROOM + _CELL * i
-    title = tag("title", f"{count:,} of {cut(true)} taken for {cut(taken)} ({share:.0%})")
+    title = tag("title", f"{count:,} of {cut(true)} taken for {cut(taken)} ({100 * share:.0f} %)")
     size = {"x": x + 1, "y": y + 1, "width": _CELL - 2, "height": _CELL - 2, "rx": 3}
     yield tag("rect", class_="cell", **size)
     yield tag("rect", title, class_="share", fill_opacity=f"{share:.3f}", **size)
@@ -101,12 +102,14 @@ def _pairs(scores: Scores) -> Markup:
     pairs = [tuple(map(int, np.unravel_index(k, off.shape))) for k in order if off.flat[k]]
     if not pairs:
         return tag("p", "No class was taken for another.")
-    rows = [
-        (short(names[i]), short(names[j]), f"{off[i, j]:,} of {scores.confusion[i].sum():,}")
+    rows = (
+        tag(
+            "li", tag("span", soft(names[i]), " → ", soft(names[j])),
+            tag("span", f"{off[i, j]:,} of {scores.confusion[i].sum():,}", class_="count"),
+        )
         for i, j in pairs
-    ]
-    titles = ("class", "taken for", "videos")
-    return join((tag("h4", "Confused most"), table(titles, rows, "Confused most", "words")))
+    )  # fmt: skip
+    return join((tag("h4", "Confused most"), tag("ul", *rows, class_="pairs")))
 
 
 def _hardest(scores: Scores) -> Markup:
@@ -114,7 +117,7 @@ def _hardest(scores: Scores) -> Markup:
     order = [i for i in np.argsort(accuracy, kind="stable") if not np.isnan(accuracy[i])]
     rows = (
         tag(
-            "li", tag("span", short(scores.label_names[i])), bar(("kept", accuracy[i] / 100)),
+            "li", tag("span", soft(scores.label_names[i])), bar(("kept", accuracy[i] / 100)),
             tag("span", f"{accuracy[i]:.0f} %", class_="count"),
         )
         for i in order[:_CLASSES]
@@ -153,14 +156,14 @@ def _example(scores: Scores, i: int, films: "_Films") -> Markup:
     label = int(scores.labels[i])
     rows = (
         tag(
-            "li", tag("span", short(scores.label_names[k])),
+            "li", tag("span", soft(scores.label_names[k])),
             bar(("kept" if k == label else "gone", float(scores.probabilities[i, k]))),
-            tag("span", f"{scores.probabilities[i, k]:.0%}", class_="count"),
+            tag("span", f"{100 * scores.probabilities[i, k]:.0f} %", class_="count"),
         )
         for k in dict.fromkeys([*scores.ranked[i, :2].tolist(), label])
     )  # fmt: skip
     picture = films(i, scores.ids[i])
-    name = tag("figcaption", tag("b", short(scores.label_names[label])), short(scores.ids[i]))
+    name = tag("figcaption", tag("b", soft(scores.label_names[label])), soft(scores.ids[i]))
     return tag("figure", picture, name, tag("ul", *rows, class_="bars"))
 
 

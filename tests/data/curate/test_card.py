@@ -1,7 +1,7 @@
 """The data card: its numbers, its bounds, and that no text becomes part of the page."""
 
 import dataclasses
-import html.parser
+import html
 import itertools
 import json
 import re
@@ -9,6 +9,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pages import HOSTILE, Reader, shape
 
 from vmae_jax.data.curate import card as card_lib
 from vmae_jax.data.curate.card import Card, Copy, DuplicateGroup, Example, Reason, Stage, Subset
@@ -18,15 +19,6 @@ from vmae_jax.data.curate.items import CurationError
 from vmae_jax.page import escape, tag
 
 JPEG = b"\xff\xd8\xff" + bytes(range(256)) * 4
-HOSTILE = (
-    "<script>alert(1)</script>",
-    '" onerror="alert(1)',
-    "' onload='alert(1)",
-    "</style></title><img src=x onerror=alert(1)>",
-    "<!-- ]]> &lt; $title ${body} {0}",
-    "javascript:alert(1)\x00\x1b\ud800",
-    "\u202egpj.exe",
-)
 
 
 def filled(text="a", thumbnail=JPEG, clips=3) -> Card:
@@ -57,36 +49,6 @@ def filled(text="a", thumbnail=JPEG, clips=3) -> Card:
         versions={text: text},
         notes=(text,),
     )  # fmt: skip
-
-
-class Reader(html.parser.HTMLParser):
-    """Elements with their attributes, the text, the order of headings; and every tag is closed."""
-
-    def __init__(self, content):
-        super().__init__()
-        self.elements, self.open, self.text = [], [], ""
-        self.feed(content)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, name, attributes):
-        self.elements.append((name, dict(attributes)))
-        if name not in ("img", "meta"):
-            self.open.append(name)
-
-    def handle_endtag(self, name):
-        assert self.open.pop() == name
-
-    def handle_data(self, data):
-        self.text += data
-
-    def all(self, name):
-        return [attributes for found, attributes in self.elements if found == name]
-
-
-def shape(content):
-    """Names of elements and of their attributes, in order."""
-    return [(name, tuple(attributes)) for name, attributes in Reader(content).elements]
 
 
 # ---- Hostile text ----
