@@ -19,7 +19,7 @@ _BINS = 240  # points of a line; more are drawn as their mean and their range
 _STOPS = 60  # places that tell their values under the pointer
 _LOG_FROM = 5.0  # ratio of the largest to the smallest value
 _TICKS = 5
-_LARGEST = 1e100  # value, and ratio on a logarithmic scale
+_LARGEST = 1e100  # value that is drawn, and its inverse on a logarithmic scale
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ def axis_of(lines: Sequence[Line], log: bool, zero: bool) -> Axis | None:
     low, high = float(values.min()), float(values.max())
     if max(abs(low), abs(high)) > _LARGEST:
         return None
-    if log and low > 0 and _LOG_FROM <= high / max(low, 1 / _LARGEST) <= _LARGEST:
+    if log and low > 1 / _LARGEST and high >= _LOG_FROM * low:
         return Axis(low / (high / low) ** 0.05, high * (high / low) ** 0.05, log=True)
     low, high = (min(low, 0.0), max(high, 0.0)) if zero else (low, high)
     room = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
