@@ -102,3 +102,6 @@ def test_sigterm_saves_says_so_and_continues(tmp_path, dataset):
     assert "and saved. The same command continues it:" in output
     assert "is done: step 90 of 90" in finish(start(tmp_path, dataset))
     assert "was already done" in finish(start(tmp_path, dataset))
+    starts = json.loads((tmp_path / "environment.json").read_text())["starts"]
+    assert [start["changed"]["train.steps"] for start in starts] == [STEPS] * 3
+    assert {start["recipe"] for start in starts} == {"configs/quickstart.py"}

@@ -1,8 +1,10 @@
 """Pictures show what they are given."""
 
 import numpy as np
+from etils import epath
+from PIL import Image
 
-from vmae_jax import viz
+from vmae_jax import metrics, viz
 
 
 def test_mask_sheet_is_darker_where_more_is_hidden():
@@ -34,3 +36,29 @@ def test_reconstruction_sheet_has_every_clip_and_column():
     top, bottom = (sheet[int(f * len(sheet))] for f in (0.3, 0.7))
     assert (top < 60).mean() > 0.8, "the black clip fills its row"
     assert (bottom > 200).mean() > 0.95, "the white clip fills its row"
+
+
+def test_reconstruction_film_plays_every_frame_of_every_clip():
+    video = np.random.default_rng(0).integers(0, 256, (2, 8, 48, 48, 3), np.uint8)
+    film = viz.reconstruction_film(video, np.zeros(video.shape), 1 - video / 255)
+    assert film.shape == (8, 2 * 48 + 2, 3 * 48 + 2 * 2, 4)
+    for clip, top in enumerate((0, 50)):
+        parts = [film[:, top : top + 48, left : left + 48, :3] for left in (0, 50, 100)]
+        np.testing.assert_array_equal(parts[0], video[clip])
+        assert not parts[1].any()
+        np.testing.assert_array_equal(parts[2], 255 - video[clip])
+    assert not film[:, 48:50, :, 3].any(), "transparent between the clips"
+
+
+def test_a_film_is_a_file_that_plays(tmp_path):
+    frames = np.zeros((5, 16, 24, 4), np.uint8)
+    frames[..., 3] = 255
+    frames[..., 0] = 50 * np.arange(5)[:, None, None]
+    path = metrics.write_picture(epath.Path(tmp_path / "new"), "film_0000001", frames)
+    assert path.name == "film_0000001.webp"
+    with Image.open(path) as film:
+        assert (film.n_frames, film.size, film.info["loop"]) == (5, (24, 16), 0)
+        for i in range(5):
+            film.seek(i)
+            assert abs(np.asarray(film.convert("RGB"))[..., 0].mean() - 50 * i) < 10
+            assert film.info["duration"] == metrics.FRAME_MILLISECONDS

@@ -15,6 +15,7 @@ import datetime
 import os
 import sys
 
+import jax
 from absl import app, flags
 
 from vmae_jax.report.run import ReportError
@@ -35,6 +36,7 @@ def main(argv: list[str]) -> None:
     names = run.unique_names(workdirs)
     runs = [run.read(folder, name) for folder, name in zip(workdirs, names, strict=True)]
     content = page.page(runs, f"{datetime.date.today():%-d %B %Y}").encode()
+    os.makedirs(os.path.dirname(os.path.abspath(_OUT.value)), exist_ok=True)
     draft = f"{_OUT.value}.incomplete"
     with open(draft, "wb") as file:
         file.write(content)
@@ -45,7 +47,7 @@ def main(argv: list[str]) -> None:
 
 def cli() -> None:
     """Runs `main`; an error that the user can mend ends in one line."""
-    os.environ["JAX_PLATFORMS"] = "cpu"  # masks are drawn; a run may be using the accelerator
+    jax.config.update("jax_platforms", "cpu")  # a run may be using the accelerator
     try:
         app.run(main)
     except (ReportError, OSError) as error:
