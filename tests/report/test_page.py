@@ -168,6 +168,15 @@ def test_an_unfinished_run_without_scores(tmp_path):
     assert "was not tested" in Reader(content).text
 
 
+def test_scores_alone(tmp_path):
+    (tmp_path / "eval").mkdir()
+    workdirs.write_scores(tmp_path, workdirs.scores("ab", [0, 1], [0, 0]))
+    content = report(tmp_path)
+    assert sections(content) == ["missing", "confusion", "predictions"]
+    assert "No steps were logged" in Reader(content).text
+    assert totals(content) == {"top-1 %": "50", "top-5 %": "100"}
+
+
 def test_values_that_are_no_numbers(tmp_path):
     bad = {50: float("nan"), 60: float("inf"), 200: float("nan")}
     workdirs.write_metrics(tmp_path, loss=lambda step: bad.get(step, 1.0 / step))

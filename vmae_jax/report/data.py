@@ -10,6 +10,7 @@ from vmae_jax.page import Markup, cut, join, plain, short, soft, table, tag
 from vmae_jax.report.run import Run, number
 
 _CLASSES = 60  # named
+_STARTS = 20  # listed
 _LONG = 24  # characters of a fact that takes the room of two
 
 
@@ -35,7 +36,8 @@ def summary(run: Run) -> Markup:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         found = tag("p", f"The data set cannot be reached from here: {cut(error)}.", class_="note")
     if isinstance(examples, int):
-        epochs = f", {examples / videos:,.4g} epochs" if videos else ""
+        known = isinstance(videos, int) and videos > 0
+        epochs = f", {examples / videos:,.4g} epochs" if known else ""
         facts["seen"] = f"{examples:,} videos{epochs}"
     names = run.meta.get("label_names")
     return join((facts_list(facts), found, _classes(names if isinstance(names, list) else [])))
@@ -98,9 +100,9 @@ def environment(run: Run) -> Markup:
     if len(run.starts) > 1:
         rows = [
             (short(start.get("time")), short(_mapping(start.get("machine")).get("devices")))
-            for start in run.starts
+            for start in run.starts[:_STARTS]
         ]
-        title = f"Started {len(rows)} times"
+        title = f"Started {len(run.starts)} times"
         parts += [tag("h4", title), table(("time", "devices"), rows, title, "words")]
     return join(parts)
 

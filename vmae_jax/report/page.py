@@ -41,6 +41,7 @@ def page(runs: Sequence[Run], made: str = "") -> str:
     shown = pictures.Pictures()
     sections = [
         ("figures", "Final figures", _figures(runs)),
+        ("missing", "What is missing", _each(runs, _missing)),
         ("curves", "Curves", _curves(runs)),
         ("speed", "Throughput and waiting", _speed(runs)),
         ("reconstructions", "Reconstructions",
@@ -52,7 +53,6 @@ def page(runs: Sequence[Run], made: str = "") -> str:
         ("settings", "Settings", _settings(runs)),
         ("data", "Data", _each(runs, data.summary)),
         ("environment", "Environment", _each(runs, data.environment)),
-        ("missing", "What is missing", _each(runs, _missing)),
     ]  # fmt: skip
     names = [run.name for run in runs]
     title = names[0] if len(runs) == 1 else f"{len(runs)} runs"
@@ -255,9 +255,9 @@ def _recipes(runs: Sequence[Run]) -> Markup:
     names = dict.fromkeys(str(run.starts[-1].get("recipe")) for run in runs if run.starts)
     if not names:
         return Markup("What differs from the defaults; the recipe was not recorded.")
-    listed = join(part for name in names for part in (", ", tag("code", short(name))))[2:]
+    listed = (part for name in names for part in (tag("code", short(name)), " "))
     text = "What differs from the defaults, by the recipe "
-    return join((text, Markup(listed), " or the ", tag("em", "command line"), "."))
+    return join((text, *listed, "or the ", tag("em", "command line"), "."))
 
 
 def _setting_table(
@@ -288,6 +288,8 @@ def _value(value: Any) -> Markup:
 
 def _missing(run: Run) -> Markup:
     said = list(run.problems)
+    if not run.curves and run.setting("probe.kind") != "knn":
+        said.append("No steps were logged in metrics.jsonl")
     if not run.config:
         said.append("The run's settings were not kept: it saved no checkpoint")
     if "loss" in run.curves and run.checkpoint is None:
@@ -300,6 +302,5 @@ def _missing(run: Run) -> Markup:
     planned = run.setting("train.steps")
     if isinstance(planned, int) and run.curves and run.step < planned:
         said.append(f"The run is not finished: step {run.step:,} of {planned:,}")
-    return tag("ul", *(tag("li", short(text), ".") for text in said), class_="dots") if said else (
-        Markup("")
-    )  # fmt: skip
+    lines = (tag("li", short(text), ".") for text in said)
+    return tag("ul", *lines, class_="dots") if said else Markup("")

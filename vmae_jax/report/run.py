@@ -145,8 +145,6 @@ def _curves(path: epath.Path, problems: list[str]) -> dict[str, Curve]:
     if bad:
         lines = "One line" if bad == 1 else f"{bad:,} lines"
         problems.append(f"{lines} of {path.name} could not be read and are left out")
-    if not found:
-        problems.append(f"No steps were logged in {path.name}")
     return {name: _curve(values) for name, values in found.items()}
 
 
