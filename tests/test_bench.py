@@ -45,4 +45,4 @@ def test_what_cannot_run_is_one_line():
     assert "config.model.image_size = 33" in done.stderr
     assert "Traceback" not in done.stderr
     done = bench("--parts=speed")
-    assert "--parts: speed: expected some of model,data,memory" in done.stdout + done.stderr
+    assert "--parts: speed: expected some of model,data,memory,export" in done.stdout + done.stderr

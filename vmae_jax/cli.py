@@ -21,17 +21,7 @@ def define_flags() -> None:
 
     Called by the command that runs, not when it is imported, as flags are global.
     """
-    flags.DEFINE_string(
-        "checkpoint",
-        None,
-        "A run's workdir, a .pth, .bin or .safetensors file, or a Hugging Face directory.",
-        required=True,
-    )
-    flags.DEFINE_integer(
-        "heads", 0, "Attention heads, where the file does not say. 0 = infer.", lower_bound=0
-    )
-    flags.DEFINE_integer("num_frames", 0, "Frames of a clip, likewise.", lower_bound=0)
-    flags.DEFINE_integer("image_size", 0, "Pixels, likewise.", lower_bound=0)
+    define_model_flags()
     flags.DEFINE_integer(
         "clips", 1, "Temporal clips of a video, whose results are averaged.", lower_bound=1
     )
@@ -45,8 +35,32 @@ def define_flags() -> None:
         "dense: every stride-th frame; sparse: frames spread over the whole video, as for SSv2. "
         "[as in the run's training; dense for other checkpoints]",
     )
-    flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16"), "Of the computation.")
     flags.DEFINE_integer("threads", 2, "Videos that are decoded at once.", lower_bound=1)
+
+
+def define_model_flags() -> None:
+    """The checkpoint, what it does not say of itself, and the type of the computation."""
+    flags.DEFINE_string(
+        "checkpoint",
+        None,
+        "A run's workdir, a .pth, .bin or .safetensors file, or a Hugging Face directory.",
+        required=True,
+    )
+    flags.DEFINE_integer(
+        "heads", 0, "Attention heads, where the file does not say. 0 = infer.", lower_bound=0
+    )
+    flags.DEFINE_integer("num_frames", 0, "Frames of a clip, likewise.", lower_bound=0)
+    flags.DEFINE_integer("image_size", 0, "Pixels, likewise.", lower_bound=0)
+    flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16"), "Of the computation.")
+
+
+def define_labels_flag() -> None:
+    flags.DEFINE_string(
+        "labels",
+        None,
+        "Names of the classes in their order: a text file with one per line, or a JSON list. "
+        "[those that the checkpoint holds, else numbers]",
+    )
 
 
 def prepare() -> None:

@@ -197,12 +197,7 @@ def define_flags() -> None:
         "for other checkpoints.",
         lower_bound=0,
     )
-    flags.DEFINE_string(
-        "labels",
-        None,
-        "Names of the classes in their order: a text file with one per line, or a JSON list. "
-        "[those that the checkpoint holds, else numbers]",
-    )
+    cli.define_labels_flag()
     flags.DEFINE_string(
         "out", os.path.join("runs", "predict"), "Folder of the pictures; empty = no pictures."
     )

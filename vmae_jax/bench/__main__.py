@@ -1,18 +1,21 @@
-r"""Throughput on this machine: python -m vmae_jax.bench [--parts=model,data,memory]
+r"""Throughput on this machine: python -m vmae_jax.bench [--parts=model,data,memory,export]
 
     model   training steps, beside Hugging Face's VideoMAE in PyTorch with --peer=eager,compiled
     data    decoded training clips from shards, beside PyAV on the original files
     memory  whether decoding for long takes more and more of it
+    export  latency of a classifier, beside its exports and PyTorch (the extra onnx)
 
   python -m vmae_jax.bench --parts=model --variant=B --task=finetune --batch=4 --peer=eager
   python -m vmae_jax.bench --parts=model --variant=g --dtype=bfloat16 --batch=32 --remat=full
   python -m vmae_jax.bench --parts=data --cores=1 --json=data.json
+  python -m vmae_jax.bench --parts=export --variant=B --batch=1
 
 All sides of a comparison live in processes of their own and take turns, so that they meet the same
 machine. A ratio is that of the first side to another, taken within each round; a range that crosses
 1 is not resolved. Run it on idle cores.
 """
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -23,11 +26,11 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from vmae_jax.bench import decoding, training, turns
+from vmae_jax.bench import decoding, exported, training, turns
 from vmae_jax.config import VARIANTS, ConfigError, MeshConfig, ModelConfig
 from vmae_jax.data.cores import cores
 
-PARTS = ("model", "data", "memory")
+PARTS = ("model", "data", "memory", "export")
 
 _PARTS = flags.DEFINE_list("parts", ["model", "data"], f"Of {', '.join(PARTS)}.")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each side.", lower_bound=1)
@@ -39,7 +42,9 @@ _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of acti
 _REMAT = flags.DEFINE_enum("remat", "none", ["none", "dots", "full"], "As in recipes.")
 _SIZE = flags.DEFINE_integer("image_size", 224, "Pixels.")
 _FRAMES = flags.DEFINE_integer("num_frames", 16, "Frames per clip.")
-_BATCH = flags.DEFINE_integer("batch", 4, "Clips per training step.", lower_bound=1)
+_BATCH = flags.DEFINE_integer(
+    "batch", 4, "Clips per training step, or per call of export.", lower_bound=1
+)
 _FSDP = flags.DEFINE_integer("fsdp", 1, "Devices that share the parameters.", lower_bound=1)
 _TENSOR = flags.DEFINE_integer("tensor", 1, "Devices that share each product.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 3, "Training steps per turn.", lower_bound=1)
@@ -89,6 +94,13 @@ def bench_memory() -> tuple[str, dict[str, Any], Iterable[str]]:
     return title, {"resident_bytes": found}, [title, *lines]
 
 
+def bench_export() -> tuple[str, dict[str, Any], Iterable[str]]:
+    model = dataclasses.replace(_clip(), variant=_VARIANT.value, dtype="float32")
+    result = turns.take_turns(exported.sides(model, _BATCH.value), _ROUNDS.value)
+    title = f"latency: ViT-{model.variant}, {_shape(model)}, float32, {_BATCH.value} clips a call"
+    return title, result, exported.table(title, result, _BATCH.value)
+
+
 def _clip() -> ModelConfig:
     return ModelConfig(variant="S", image_size=_SIZE.value, num_frames=_FRAMES.value)
 
@@ -106,13 +118,15 @@ def _check(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected argument {argv[1]}: see --help")
     if _PEERS.value and not importlib.util.find_spec("transformers"):
         raise app.UsageError("--peer: there is no PyTorch here: pip install -e '.[torch]'")
+    if "export" in _PARTS.value and not importlib.util.find_spec("onnxscript"):
+        raise app.UsageError("--parts=export: there is no onnxscript: pip install -e '.[onnx]'")
 
 
 def main(argv: list[str]) -> None:
     _check(argv)
     logging.set_verbosity(logging.WARNING)  # TFDS announces every split
     print(f"{cores()} cores, load {os.getloadavg()[0]:.1f} before the start", flush=True)
-    benches = {"model": bench_model, "data": bench_data, "memory": bench_memory}
+    benches = dict(zip(PARTS, (bench_model, bench_data, bench_memory, bench_export), strict=True))
     results = {}
     for part in _PARTS.value:
         title, result, lines = benches[part]()

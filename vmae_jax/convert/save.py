@@ -114,7 +114,8 @@ def _replace_files(new: str, folder: str) -> None:
         os.replace(os.path.join(new, name), os.path.join(folder, name))
 
 
-def _tensors(weights: Weights, layout: str) -> dict[str, np.ndarray]:
+def named_tensors(weights: Weights, layout: str) -> dict[str, np.ndarray]:
+    """Weights under the names of a layout of `rules`: original or hugging_face."""
     table = rules.rules_of(weights.kind, layout)
     named = rules.to_torch(weights.params, table, weights.model)
     return {name: np.ascontiguousarray(tensor) for name, tensor in named}
@@ -132,7 +133,7 @@ def _original(weights: Weights, temporary: str, path: str) -> None:
     }
     if weights.kind == "pretrain":
         settings["decoder_num_heads"] = model.decoder.heads
-    tensors = _tensors(weights, "original")
+    tensors = named_tensors(weights, "original")
     if path.endswith(".safetensors"):
         _safetensors(tensors, temporary, {files.SETTINGS: json.dumps(settings)})
     else:
@@ -150,9 +151,10 @@ def _safetensors(tensors: dict[str, np.ndarray], path: str, metadata: dict[str, 
 def _transformers(weights: Weights, folder: str) -> None:
     """A model directory; biases as transformers 4 names them, which 5.23 reads and writes too."""
     os.makedirs(folder)
-    _safetensors(_tensors(weights, "hugging_face"), os.path.join(folder, "model.safetensors"), {})
+    tensors = named_tensors(weights, "hugging_face")
+    _safetensors(tensors, os.path.join(folder, "model.safetensors"), {})
     for name, content in (
-        ("config.json", _config(weights)),
+        ("config.json", transformers_config(weights)),
         ("preprocessor_config.json", _preprocessor(weights)),
     ):
         with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
@@ -160,7 +162,8 @@ def _transformers(weights: Weights, folder: str) -> None:
             file.write("\n")
 
 
-def _config(weights: Weights) -> dict[str, Any]:
+def transformers_config(weights: Weights) -> dict[str, Any]:
+    """What config.json says of them."""
     model = weights.model
     encoder = model.encoder
     config: dict[str, Any] = {
