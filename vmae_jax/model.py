@@ -115,6 +115,15 @@ class Model:
         """
         return self._compiled(lambda module, patches: module.tokens(patches))
 
+    @functools.cached_property
+    def attention(self) -> Apply:
+        """(params, video) -> where the model looks, [B, t, h, w] over tokens; the sum is 1.
+
+        The last block's attention, mean over heads and over the tokens that are pooled.
+        """
+        grid = self.config.grid
+        return self._compiled(lambda m, patches: m.encoder.received(patches).reshape(-1, *grid))
+
     def views(
         self, clips: int = 1, crops: int = 1, *, sampling: str = "", stride: int = 0
     ) -> EvalViews:

@@ -117,6 +117,28 @@ def confusion_sheet(confusion: np.ndarray, names: Sequence[str]) -> np.ndarray:
     return _pixels(canvas)
 
 
+def attention_over(video: np.ndarray, attention: np.ndarray) -> np.ndarray:
+    """Grey frames, coloured by how much each part is looked at: yellow much, violet little.
+
+    Args:
+      video: uint8 [T, height, width, 3].
+      attention: [t, h, w], a value per token.
+
+    Returns:
+      uint8 [T, height, width, 3].
+    """
+    import cv2
+    import matplotlib
+
+    length, height, width = video.shape[:3]
+    low, high = np.quantile(attention, [0.02, 0.98])  # a single token would darken all others
+    heat = np.clip((attention - low) / max(high - low, 1e-12), 0, 1).astype(np.float32)
+    heat = np.stack([cv2.resize(h, (width, height), interpolation=cv2.INTER_CUBIC) for h in heat])
+    colors = matplotlib.colormaps["inferno"](heat.repeat(length // len(heat), axis=0))[..., :3]
+    grey = video.mean(-1, keepdims=True) / 255
+    return (255 * (0.5 * grey + 0.5 * colors)).astype(np.uint8)
+
+
 def frames_sheet(
     views: np.ndarray, numbers: np.ndarray, caption: str, columns: int = 8
 ) -> np.ndarray:

@@ -103,11 +103,11 @@ class VideoFile:
         return Source(self.path, max(short_side, SHORT_SIDE), wanted=wanted)
 
 
-def open_video(path: str | os.PathLike) -> VideoFile:
-    """Reads a video file through once; see `VideoFile`.
+def open_video(path: str | os.PathLike, max_seconds: float = math.inf) -> VideoFile:
+    """Reads a video file through once, at most `max_seconds` of it; see `VideoFile`.
 
     Raises:
-      VideoError: where it is missing, no video, damaged, a single picture, or too large.
+      VideoError: where it is missing, no video, damaged, a single picture, too large or too long.
     """
     path, size, shown = os.fspath(path), None, array.array("q")
     with _named(path), Source(path, MAX_SIDE, wanted=(0,)) as source:
@@ -122,6 +122,8 @@ def open_video(path: str | os.PathLike) -> VideoFile:
             shown.append(number)
             if len(shown) > _MAX_FRAMES:
                 raise source.error("too long", f"more than {_MAX_FRAMES} frames")
+            if len(shown) > max_seconds * source.rate:
+                raise source.error("too long", f"more than {max_seconds:g} seconds")
         if source.broken:
             raise source.broken
         if len(shown) < 2:

@@ -53,6 +53,11 @@ def _on_shards(kernel):
 # ---- everywhere ----
 
 
+def weights(q: jax.Array, k: jax.Array) -> jax.Array:
+    """softmax(q k^T): float32 [B, H, N, M], to look at."""
+    return jax.nn.softmax(_scores(q, k))
+
+
 def _scores(q: jax.Array, k: jax.Array) -> jax.Array:
     return jnp.einsum("bhnk,bhmk->bhnm", q, k, preferred_element_type=jnp.float32)
 

@@ -14,7 +14,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from vmae_jax.config import ModelConfig, Tower
-from vmae_jax.models.attention import attention
+from vmae_jax.models import attention
 from vmae_jax.sharding import BATCH
 
 # ImageNet statistics; the model's input is normalised with them (the targets are not).
@@ -98,12 +98,23 @@ class Attention(nnx.Module):
         self.proj_lora = low_rank(heads, (tower.dim,)) if style.lora_rank else None
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, N, D] -> [B, N, D]
+        out = attention.attention(*self._heads(x)).swapaxes(1, 2)
+        return self.proj(out) if self.proj_lora is None else self.proj(out) + self.proj_lora(out)
+
+    def received(self, x: jax.Array) -> jax.Array:
+        """[B, N, D] -> [B, N]: the share of attention that each token gets; the sum is 1.
+
+        The mean over heads and over the tokens that attend: whoever pools them sees this much.
+        """
+        q, k, _ = self._heads(x)
+        return attention.weights(q, k).mean((1, 2))
+
+    def _heads(self, x: jax.Array) -> tuple[jax.Array, ...]:
+        """[B, N, D] -> queries, which are scaled, keys and values, [B, H, N, K] each."""
         qkv = self.qkv(x) if self.qkv_lora is None else self.qkv(x) + self.qkv_lora(x)
         q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # 3 x [B, H, N, K]
         q = (q + self.q_bias[:, None].astype(q.dtype)) * q.shape[-1] ** -0.5
-        v = v + self.v_bias[:, None].astype(v.dtype)
-        out = attention(q, k, v).swapaxes(1, 2)
-        return self.proj(out) if self.proj_lora is None else self.proj(out) + self.proj_lora(out)
+        return q, k, v + self.v_bias[:, None].astype(v.dtype)
 
 
 class Block(nnx.Module):
@@ -145,14 +156,22 @@ class Blocks(nnx.Module):
 
     def __call__(self, x: jax.Array, keep: jax.Array | None = None) -> jax.Array:
         """[B, N, D] -> [B, N, D]; `keep`: [layers, 2, B] of `drop_path`, or None."""
+        return self._run(self.blocks, x, keep)
 
+    def received(self, x: jax.Array) -> jax.Array:
+        """[B, N, D] -> [B, N], the last block's attention; see `Attention.received`."""
+        last = jax.tree.map(lambda leaf: leaf[-1], self.blocks)
+        x = self._run(jax.tree.map(lambda leaf: leaf[:-1], self.blocks), x, None)
+        return last.attn.received(last.norm1(x))
+
+    def _run(self, blocks: Block, x: jax.Array, keep: jax.Array | None) -> jax.Array:
         def step(x: jax.Array, layer: tuple[Block, jax.Array | None]) -> tuple[jax.Array, None]:
             block, keep = layer
             return on_batch(block(x, keep)), None
 
         if self.remat != "none":
             step = jax.checkpoint(step, policy=REMAT_POLICIES[self.remat])
-        return jax.lax.scan(step, x, (self.blocks, keep))[0]
+        return jax.lax.scan(step, x, (blocks, keep))[0]
 
 
 def drop_path(key: jax.Array, rate: float, depth: int, batch: int) -> jax.Array:

@@ -82,16 +82,26 @@ class Encoder(nnx.Module):
         Args:
           keep: [layers, 2, B] of `layers.drop_path`, or None.
         """
-        x = self.patch_embed(patches)
-        if self.positions is None:
-            x = x + positions_at(positions, num_tokens, x.shape[-1]).astype(x.dtype)
-        else:
-            x = x + self.positions[...][positions].astype(x.dtype)
-        layer = 0
+        x, layer = self._embed(patches, positions, num_tokens), 0
         for stack in filter(None, (self.stem, self.tower)):
             part = None if keep is None else keep[layer : layer + stack.depth]
             x, layer = stack(x, part), layer + stack.depth
         return x if self.norm is None else self.norm(x)
+
+    def received(self, patches: jax.Array) -> jax.Array:
+        """All patches [B, N, P] -> [B, N]: what each gets of the last block's attention."""
+        b, n = patches.shape[:2]
+        x = self._embed(patches, jnp.broadcast_to(jnp.arange(n), (b, n)), n)
+        *stacks, last = filter(None, (self.stem, self.tower))
+        for stack in stacks:
+            x = stack(x)
+        return last.received(x)
+
+    def _embed(self, patches: jax.Array, positions: jax.Array, num_tokens: int) -> jax.Array:
+        x = self.patch_embed(patches)
+        if self.positions is None:
+            return x + positions_at(positions, num_tokens, x.shape[-1]).astype(x.dtype)
+        return x + self.positions[...][positions].astype(x.dtype)
 
 
 def positions_at(positions: jax.Array, num_tokens: int, dim: int) -> jax.Array:

@@ -1,0 +1,112 @@
+"""The page, and the server behind it. Nothing of it comes from or goes to another machine."""
+
+import os
+import socket
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from vmae_jax.demo.answers import Answers, BadClipError, Guesses, Limits
+
+RATIOS = (0.5, 0.95, 0.05)  # lowest, highest, step
+RATIO = 0.9  # of pre-training
+WAITING = 20  # clips in the queue; whoever comes then is asked to come again
+KEPT = 3600  # seconds that a dropped clip stays on disk
+# The browser may ask this server only, whatever a later version of the library links to.
+HEAD = (
+    '<meta http-equiv="Content-Security-Policy" content="default-src \'self\' data: blob: '
+    "'unsafe-inline' 'unsafe-eval'\">"
+)
+
+
+def build(answers: Answers, guesses: Guesses | None, limits: Limits) -> Any:
+    """The page as `gradio.Blocks`; both of its functions wait for their turn at the model."""
+    import gradio
+
+    def politely(run: Callable) -> Callable:
+        def answer(path: str | None, *rest: Any) -> Any:
+            if not path:
+                raise gradio.Error("drop a clip first", title="No clip", print_exception=False)
+            try:
+                return run(limits.open(path), *rest)
+            except BadClipError as error:
+                raise gradio.Error(
+                    str(error), title="Not answered", print_exception=False
+                ) from None
+
+        return answer
+
+    def show(video: Any) -> list[Any]:
+        found = answers(video)
+        return [found.probabilities] * bool(answers.names) + [found.frames, found.attention]
+
+    def guess(video: Any, ratio: float) -> np.ndarray:
+        low, high, _ = RATIOS
+        return guesses(video, round(min(max(ratio, low), high), 2))
+
+    turns = {"concurrency_id": "model", "concurrency_limit": 1}
+    with gradio.Blocks(
+        title="vmae_jax", analytics_enabled=False, delete_cache=(KEPT, KEPT)
+    ) as page:
+        gradio.Markdown("# What does it see?\n" + _described(answers, limits))
+        with gradio.Row():
+            clip = gradio.Video(label="Clip", sources=["upload"], height=300, elem_id="clip")
+            shown = []
+            if answers.names:
+                shown.append(gradio.Label(label="Top five", num_top_classes=5, elem_id="classes"))
+        shown.append(_picture(gradio, "What it was shown", "frames"))
+        shown.append(_picture(gradio, "Where it looked", "attention"))
+        event = clip.change(politely(show), clip, shown, api_name="answer", **turns)
+        clip.clear(lambda: [None] * len(shown), None, shown, api_name=False, queue=False)
+        if guesses is not None:
+            low, high, step = RATIOS
+            ratio = gradio.Slider(
+                low, high, RATIO, step=step, label="Share of the patches that is hidden"
+            )
+            picture = _picture(gradio, "What it guesses of the hidden patches", "guess")
+            given = {"fn": politely(guess), "inputs": [clip, ratio], "outputs": picture, **turns}
+            event.success(api_name=False, **given)
+            ratio.release(api_name="guess", **given)
+    return page.queue(max_size=WAITING)
+
+
+def _picture(gradio: Any, label: str, name: str) -> Any:
+    return gradio.Image(label=label, elem_id=name, buttons=["download", "fullscreen"])
+
+
+def _described(answers: Answers, limits: Limits) -> str:
+    c = answers.model.config
+    task = f"{len(answers.names)} classes" if answers.names else "pre-trained, without classes"
+    return (
+        f"ViT {c.variant}, {task}, {c.num_frames} frames of {c.image_size}×{c.image_size} pixels. "
+        f"Clips of up to {limits.seconds:g} seconds and {limits.megabytes:g} MB; they stay on this "
+        "machine and are deleted after an hour."
+    )
+
+
+def serve(answers: Answers, guesses: Guesses | None, limits: Limits, where: socket.socket) -> None:
+    """Serves the page on a listening socket until it is stopped."""
+    with tempfile.TemporaryDirectory(prefix="vmae_jax-demo-") as folder:
+        os.environ |= {
+            "GRADIO_ANALYTICS_ENABLED": "False",
+            "GRADIO_TEMP_DIR": folder,
+            "HF_HUB_OFFLINE": "1",
+        }
+        import fastapi
+        import gradio
+        import uvicorn
+
+        font = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}
+        app = gradio.mount_gradio_app(
+            fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+            build(answers, guesses, limits),
+            path="/",
+            max_file_size=round(limits.megabytes * 1e6),
+            ssr_mode=False,
+            theme=gradio.themes.Default(**font),
+            head=HEAD,
+            footer_links=[],
+        )
+        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[where])
