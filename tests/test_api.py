@@ -48,6 +48,31 @@ def test_the_functions_follow_from_one_another(tmp_path):
     np.testing.assert_allclose(model.apply(params, video), logits, atol=1e-4)
 
 
+def test_attention_is_the_last_block_s_by_hand():
+    weights = random_weights()
+    model = model_lib.from_weights(weights)
+    blocks = weights.params["encoder"]["tower"]["blocks"]
+    first, last = (jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], blocks) for i in range(2))
+    shallow = dataclasses.replace(
+        weights,
+        model=dataclasses.replace(weights.model, variant="48x1x3x96"),
+        params=weights.params
+        | {"encoder": weights.params["encoder"] | {"tower": {"blocks": first}}},
+    )
+    before = model_lib.from_weights(shallow)
+    x = np.asarray(before.tokens(before.params, clip()))
+    last = jax.tree.map(lambda leaf: leaf[0], last)
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + CONFIG.norm_eps)
+    x = x * last["norm1"]["scale"] + last["norm1"]["bias"]
+    q, k, _ = np.einsum("bnd,dchk->cbhnk", x, last["attn"]["qkv"]["kernel"])
+    scores = (q + last["attn"]["q_bias"][:, None]) @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
+    shares = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    found = np.asarray(model.attention(model.params, clip()))
+    assert found.shape == (2, *CONFIG.grid)
+    np.testing.assert_allclose(found.sum((1, 2, 3)), 1, atol=1e-5)
+    np.testing.assert_allclose(found.reshape(2, -1), shares.mean((1, 2)), atol=1e-5)
+
+
 def test_the_parameters_are_an_argument():
     model = model_lib.from_weights(random_weights())
     silent = jax.tree.map(np.zeros_like, model.params)

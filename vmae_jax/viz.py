@@ -118,7 +118,7 @@ def confusion_sheet(confusion: np.ndarray, names: Sequence[str]) -> np.ndarray:
 
 
 def attention_over(video: np.ndarray, attention: np.ndarray) -> np.ndarray:
-    """Grey frames, coloured by how much each part is looked at: yellow much, violet little.
+    """Grey frames, coloured where they are looked at: yellow much, violet less.
 
     Args:
       video: uint8 [T, height, width, 3].
@@ -134,9 +134,10 @@ def attention_over(video: np.ndarray, attention: np.ndarray) -> np.ndarray:
     low, high = np.quantile(attention, [0.02, 0.98])  # a single token would darken all others
     heat = np.clip((attention - low) / max(high - low, 1e-12), 0, 1).astype(np.float32)
     heat = np.stack([cv2.resize(h, (width, height), interpolation=cv2.INTER_CUBIC) for h in heat])
-    colors = matplotlib.colormaps["inferno"](heat.repeat(length // len(heat), axis=0))[..., :3]
-    grey = video.mean(-1, keepdims=True) / 255
-    return (255 * (0.5 * grey + 0.5 * colors)).astype(np.uint8)
+    heat = heat.clip(0, 1).repeat(length // len(heat), axis=0)
+    colors = matplotlib.colormaps["inferno"](heat)[..., :3]
+    grey, weight = video.mean(-1, keepdims=True) / 255, 0.8 * heat[..., None] ** 0.5
+    return (255 * ((1 - weight) * grey + weight * colors)).astype(np.uint8)
 
 
 def frames_sheet(

@@ -17,6 +17,7 @@ elsewhere, ssh -L 7860:localhost:7860 THE_MACHINE is better, as the page asks fo
 works without a network and tells nobody anything. Clips are answered one at a time, others wait.
 """
 
+import dataclasses
 import importlib.util
 import ipaddress
 import socket
@@ -52,6 +53,7 @@ def load() -> tuple[Answers, Guesses | None]:
     given = flags.FLAGS
     sizes = {name: given[name].value for name in ("heads", "num_frames", "image_size")}
     weights = weights_lib.load(given.checkpoint, **sizes)
+    weights = dataclasses.replace(weights, source=f"{given.checkpoint}: {weights.source}")
     model = model_lib.from_weights(weights, dtype=given.dtype)
     names = predict.class_names(given.labels, model) if model.kind == "classifier" else ()
     pretrained = weights if weights.kind == "pretrain" else None

@@ -77,13 +77,13 @@ class Answers:
             found = {b["label"]: b["probability"] for b in best}
         looked = np.asarray(self.model.attention(params, views[:1]))[0]
         first, last = int(numbers.min()), int(numbers.max())
-        caption = f"Frames {first} to {last} of {video.num_frames}, {video.fps:.3g} a second"
+        caption = f"frames {first} to {last} of {video.num_frames}, {video.fps:.3g} a second"
         return Answer(
             found,
             viz.frames_sheet(views, numbers, caption),
             viz.frames_sheet(
                 viz.attention_over(views[0], looked)[None], numbers[:1],
-                "The last block's attention, mean over heads: yellow much, violet little",
+                "the last block's attention, mean over heads: yellow much, violet less, grey least",
             ),
         )  # fmt: skip
 

@@ -73,7 +73,10 @@ def build(answers: Answers, guesses: Guesses | None, limits: Limits) -> Any:
 
 
 def _picture(gradio: Any, label: str, name: str) -> Any:
-    return gradio.Image(label=label, elem_id=name, buttons=["download", "fullscreen"])
+    gradio.Markdown(f"### {label}")
+    return gradio.Image(
+        label=label, show_label=False, elem_id=name, buttons=["download", "fullscreen"]
+    )
 
 
 def _described(answers: Answers, limits: Limits) -> str:

@@ -49,14 +49,13 @@ def define_flags() -> None:
     flags.DEFINE_bool("overwrite", False, "Replace an output that is there.")
 
 
-def check(output: str) -> None:
-    """Before a checkpoint is read, which may take long."""
-    given = flags.FLAGS
+def check(output: str, *, features: bool, dtype: str, overwrite: bool) -> None:
+    """Before a checkpoint is read, which may take long; a ModelError of what is not possible."""
     if not output.endswith(ENDINGS):
         raise ModelError(f"--output={output}: expected a name ending in {' or '.join(ENDINGS)}")
-    if os.path.isdir(output) or (os.path.exists(output) and not given.overwrite):
+    if os.path.isdir(output) or (os.path.exists(output) and not overwrite):
         raise ModelError(f"{output}: exists; give another --output, or --overwrite for a file")
-    if output.endswith(".onnx") and (given.features or given.dtype != "float32"):
+    if output.endswith(".onnx") and (features or dtype != "float32"):
         raise ModelError(
             f"--output={output}: ONNX holds classifiers in float32; with --features or another "
             "--dtype write .stablehlo"
@@ -102,7 +101,12 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}; see --help")
     cli.prepare()
     try:
-        check(given.output)
+        check(
+            given.output,
+            features=given.features,
+            dtype=given.dtype,
+            overwrite=given.overwrite,
+        )
         model = cli.load_model()
         print(model, flush=True)
         write(model, given.output, labels=given.labels, features=given.features)
