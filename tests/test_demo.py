@@ -231,6 +231,14 @@ def test_other_files_of_the_machine_are_not_read(server, clips):
 
 
 @needs_gradio
+def test_no_address_is_fetched_for_a_visitor(server):
+    url, log = server
+    event, data = ask(url, "http://192.0.2.1/clip.mp4")
+    assert (event, data["error"]) == ("error", "drop a file, not an address")
+    assert "192.0.2.1" not in log.read_text()
+
+
+@needs_gradio
 @pytest.mark.skipif(browser.find() is None, reason="needs Chromium")
 def test_in_a_browser_from_the_clip_to_the_guess(server, answers, clips, tmp_path):
     url, _ = server

@@ -22,6 +22,12 @@ def define_flags() -> None:
     Called by the command that runs, not when it is imported, as flags are global.
     """
     define_model_flags()
+    define_view_flags()
+    flags.DEFINE_integer("threads", 2, "Videos that are decoded at once.", lower_bound=1)
+
+
+def define_view_flags() -> None:
+    """Which parts of a video are looked at."""
     flags.DEFINE_integer(
         "clips", 1, "Temporal clips of a video, whose results are averaged.", lower_bound=1
     )
@@ -35,7 +41,6 @@ def define_flags() -> None:
         "dense: every stride-th frame; sparse: frames spread over the whole video, as for SSv2. "
         "[as in the run's training; dense for other checkpoints]",
     )
-    flags.DEFINE_integer("threads", 2, "Videos that are decoded at once.", lower_bound=1)
 
 
 def define_model_flags() -> None:

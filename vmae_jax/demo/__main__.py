@@ -34,7 +34,8 @@ from vmae_jax.model import ModelError
 
 
 def define_flags() -> None:
-    cli.define_flags()
+    cli.define_model_flags()
+    cli.define_view_flags()
     cli.define_labels_flag()
     flags.DEFINE_string(
         "pretrained",

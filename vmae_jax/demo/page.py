@@ -43,8 +43,9 @@ def build(answers: Answers, guesses: Guesses | None, limits: Limits) -> Any:
         return [found.probabilities] * bool(answers.names) + [found.frames, found.attention]
 
     def guess(video: Any, ratio: float) -> np.ndarray:
-        low, high, _ = RATIOS
-        return guesses(video, round(min(max(ratio, low), high), 2))
+        low, high, step = RATIOS
+        ratio = step * round(min(max(ratio, low), high) / step)  # each is compiled once
+        return guesses(video, round(ratio, 2))
 
     turns = {"concurrency_id": "model", "concurrency_limit": 1}
     with gradio.Blocks(
@@ -53,13 +54,14 @@ def build(answers: Answers, guesses: Guesses | None, limits: Limits) -> Any:
         gradio.Markdown("# What does it see?\n" + _described(answers, limits))
         with gradio.Row():
             clip = gradio.Video(label="Clip", sources=["upload"], height=300, elem_id="clip")
+            _refuse_addresses(gradio, clip)
             shown = []
             if answers.names:
                 shown.append(gradio.Label(label="Top five", num_top_classes=5, elem_id="classes"))
         shown.append(_picture(gradio, "What it was shown", "frames"))
         shown.append(_picture(gradio, "Where it looked", "attention"))
-        event = clip.change(politely(show), clip, shown, api_name="answer", **turns)
-        clip.clear(lambda: [None] * len(shown), None, shown, api_name=False, queue=False)
+        everything = list(shown)
+        event = clip.upload(politely(show), clip, shown, api_name="answer", **turns)
         if guesses is not None:
             low, high, step = RATIOS
             ratio = gradio.Slider(
@@ -69,7 +71,21 @@ def build(answers: Answers, guesses: Guesses | None, limits: Limits) -> Any:
             given = {"fn": politely(guess), "inputs": [clip, ratio], "outputs": picture, **turns}
             event.success(api_name=False, **given)
             ratio.release(api_name="guess", **given)
+            everything.append(picture)
+        clip.clear(lambda: [None] * len(everything), None, everything, api_name=False, queue=False)
     return page.queue(max_size=WAITING)
+
+
+def _refuse_addresses(gradio: Any, clip: Any) -> None:
+    """The library would fetch any address that a visitor names in place of a file."""
+    keep = clip.async_move_resource_to_block_cache
+
+    async def uploaded(path: str | None) -> str | None:
+        if "://" in str(path):
+            raise gradio.Error("drop a file, not an address", print_exception=False)
+        return await keep(path)
+
+    clip.async_move_resource_to_block_cache = uploaded
 
 
 def _picture(gradio: Any, label: str, name: str) -> Any:

@@ -5,7 +5,6 @@ within one.
 """
 
 import contextlib
-import importlib.metadata
 import json
 import os
 import tempfile
@@ -18,7 +17,7 @@ import numpy as np
 from jax import export
 from jax.sharding import AbstractDevice, AbstractMesh
 
-from vmae_jax import tree
+from vmae_jax import __version__, tree
 from vmae_jax.export import loader
 from vmae_jax.model import Model
 from vmae_jax.models import layers
@@ -88,7 +87,7 @@ def describe(model: Model, label_names: Sequence[str], features: bool) -> dict[s
     width = c.encoder.dim if features else model.num_classes
     return {
         "format": loader.FORMAT,
-        "made_by": f"vmae_jax {importlib.metadata.version('vmae_jax')}",
+        "made_by": f"vmae_jax {__version__}",
         "model": f"VideoMAE ViT {c.variant}, computed in {c.dtype}",
         "input": {"dtype": "uint8", "shape": ["B", *video_shape(model)], "channels": "RGB"},
         "sampling": {
