@@ -70,8 +70,9 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port))
     except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (")[0]
         raise ModelError(
-            f"--host={host} --port={port}: cannot be listened on ({error.strerror or error}); "
+            f"--host={host} --port={port}: cannot be listened on ({reason}); "
             "give another, or --port=0 for any free one"
         ) from None
 

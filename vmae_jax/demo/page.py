@@ -13,6 +13,7 @@ from vmae_jax.demo.answers import Answers, BadClipError, Guesses, Limits
 RATIOS = (0.5, 0.95, 0.05)  # lowest, highest, step
 RATIO = 0.9  # of pre-training
 WAITING = 20  # clips in the queue; whoever comes then is asked to come again
+UPLOADS_ONLY = "drop a video file first"
 KEPT = 3600  # seconds that a dropped clip stays on disk
 # The browser may ask this server only, whatever a later version of the library links to.
 HEAD = (
@@ -27,8 +28,8 @@ def build(answers: Answers, guesses: Guesses | None, limits: Limits) -> Any:
 
     def politely(run: Callable) -> Callable:
         def answer(path: str | None, *rest: Any) -> Any:
-            if not path:
-                raise gradio.Error("drop a clip first", title="No clip", print_exception=False)
+            if not path or not _is_upload(path):
+                raise gradio.Error(UPLOADS_ONLY, title="No clip", print_exception=False)
             try:
                 return run(limits.open(path), *rest)
             except BadClipError as error:
@@ -54,7 +55,7 @@ def build(answers: Answers, guesses: Guesses | None, limits: Limits) -> Any:
         gradio.Markdown("# What does it see?\n" + _described(answers, limits))
         with gradio.Row():
             clip = gradio.Video(label="Clip", sources=["upload"], height=300, elem_id="clip")
-            _refuse_addresses(gradio, clip)
+            _uploads_only(gradio, clip)
             shown = []
             if answers.names:
                 shown.append(gradio.Label(label="Top five", num_top_classes=5, elem_id="classes"))
@@ -76,16 +77,21 @@ def build(answers: Answers, guesses: Guesses | None, limits: Limits) -> Any:
     return page.queue(max_size=WAITING)
 
 
-def _refuse_addresses(gradio: Any, clip: Any) -> None:
-    """The library would fetch any address that a visitor names in place of a file."""
-    keep = clip.async_move_resource_to_block_cache
+def _uploads_only(gradio: Any, clip: Any) -> None:
+    """The library, in a server of ours, copies any file of this machine and fetches any address."""
+    copy = clip.async_move_resource_to_block_cache
 
     async def uploaded(path: str | None) -> str | None:
-        if "://" in str(path):
-            raise gradio.Error("drop a file, not an address", print_exception=False)
-        return await keep(path)
+        if not _is_upload(path):
+            raise gradio.Error(UPLOADS_ONLY, print_exception=False)
+        return await copy(path)
 
     clip.async_move_resource_to_block_cache = uploaded
+
+
+def _is_upload(path: str | None) -> bool:
+    folder = os.path.realpath(os.environ["GRADIO_TEMP_DIR"])
+    return os.path.realpath(path or "").startswith(folder + os.sep)
 
 
 def _picture(gradio: Any, label: str, name: str) -> Any:
