@@ -281,12 +281,11 @@ def demo(*flags):
 @needs_gradio
 def test_what_cannot_start_is_one_line(server, tmp_path):
     url, _ = server
-    port = url.rpartition(":")[2]
-    done = demo(f"--checkpoint={checkpoint(tmp_path)}", f"--port={port}")
+    path, port = checkpoint(tmp_path), url.rpartition(":")[2]
+    done = demo(f"--checkpoint={path}", f"--port={port}")
     assert done.returncode == 1
     assert "cannot be listened on (Address already in use)" in done.stderr
     assert len(done.stderr.splitlines()) == 1
-    path = checkpoint(tmp_path)
     done = demo(f"--checkpoint={path}", f"--pretrained={path}", "--port=0")
     assert "only a pre-trained model with its decoder guesses" in done.stderr
     assert len(done.stderr.splitlines()) == 1
