@@ -236,6 +236,7 @@ def test_nothing_is_read_but_uploads(server, clips):
 @pytest.mark.skipif(browser.find() is None, reason="needs Chromium")
 def test_in_a_browser_from_the_clip_to_the_guess(server, answers, clips, tmp_path):
     url, _ = server
+    (tmp_path / "bad.mp4").write_text("no video")
     best = next(iter(answers(LIMITS.open(clips[0])).probabilities))
     with browser.open_browser() as page:
         page.open(url)
@@ -252,6 +253,10 @@ def test_in_a_browser_from_the_clip_to_the_guess(server, answers, clips, tmp_pat
         )
         page.wait(f"document.querySelector('#guess img')?.src != {before!r}")
         page.screenshot(tmp_path / "page.png")
+        page.open(url)
+        page.wait("!!document.querySelector('#clip input[type=file]')")
+        page.drop("#clip input[type=file]", tmp_path / "bad.mp4")
+        page.wait("document.body.innerText.includes('cannot be opened: ')")
         elsewhere = [u for u in page.requests if not u.startswith((url, "data:", "blob:"))]
     assert not elsewhere
     shot = cv2.imread(str(tmp_path / "page.png"))

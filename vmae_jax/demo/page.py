@@ -54,11 +54,13 @@ def build(answers: Answers, guesses: Guesses | None, limits: Limits) -> Any:
     ) as page:
         gradio.Markdown("# What does it see?\n" + _described(answers, limits))
         with gradio.Row():
-            clip = gradio.Video(label="Clip", sources=["upload"], height=300, elem_id="clip")
+            clip = gradio.Video(
+                label="Clip", sources=["upload"], height=300, min_width=300, elem_id="clip"
+            )
             _uploads_only(gradio, clip)
             shown = []
             if answers.names:
-                shown.append(gradio.Label(label="Top five", num_top_classes=5, elem_id="classes"))
+                shown.append(gradio.Label(label="Top five", min_width=300, elem_id="classes"))
         shown.append(_picture(gradio, "What it was shown", "frames"))
         shown.append(_picture(gradio, "Where it looked", "attention"))
         everything = list(shown)
