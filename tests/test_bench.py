@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
-from vmae_jax.bench import turns
+from vmae_jax.bench import exported, turns
+from vmae_jax.config import ModelConfig
+from vmae_jax.export import onnx_file
 
 
 def bench(*flags):
@@ -37,6 +39,21 @@ def test_both_sides_train(task, tmp_path):
     result = json.loads((tmp_path / "out.json").read_text())["model"]
     assert len(result) == 3, "a title and two sides"
     assert all(v["clips_per_second"] > 0 for v in result.values() if isinstance(v, dict))
+
+
+def test_every_side_of_export_classifies():
+    if onnx_file.missing():
+        pytest.skip("needs the extra onnx")
+    model = ModelConfig(variant="tiny", image_size=32, num_frames=4, dtype="float32")
+    for side in exported.sides(model, 2):
+        turn, _ = side.make(*side.args)
+        assert turn() == 2 * exported.CALLS, side.name
+    result = turns.compare({"ours": [4.0], "theirs": [2.0]}, peaks=[0.0, 0.0])
+    assert list(exported.table("a title", result, 2)) == [
+        "a title",
+        f"  {'ours':<30} {500.0:9.1f} ms",
+        f"  {'theirs':<30} {1000.0:9.1f} ms   2.00 x the first (2.00 to 2.00)",
+    ]
 
 
 def test_what_cannot_run_is_one_line():
