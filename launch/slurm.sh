@@ -6,7 +6,8 @@
 #   launch/slurm.sh --dry-run --config=RECIPE ...   # prints the command of a node with 8 GPUs
 #
 # Options before the script's name override the lines below (and add what your site wants:
-# --partition, --account). PYTHON chooses the interpreter, such as .venv/bin/python.
+# --partition, --account). PYTHON chooses the interpreter, such as .venv/bin/python, MODULE another
+# command: MODULE=vmae_jax.study sbatch --array=0-20 launch/slurm.sh --config=STUDY is a run per task.
 #
 # One process per node, which uses all its GPUs: one data pipeline feeds them and one process writes
 # the node's part of a checkpoint, as on TPUs. JAX would give a process of SLURM a single GPU, so
@@ -51,7 +52,7 @@ export JAX_LOCAL_DEVICE_IDS
 # When a process has ended, the others get five minutes: one that fails must not leave the rest
 # waiting, one that has saved must not cut off those that still do.
 command=(srun --cpus-per-task="$SLURM_CPUS_ON_NODE" --kill-on-bad-exit=0 --wait=300)
-command+=("${PYTHON:-python}" -m vmae_jax.main "$@")
+command+=("${PYTHON:-python}" -m "${MODULE:-vmae_jax.main}" "$@")
 if [[ $dry_run == yes ]]; then
   printf 'JAX_LOCAL_DEVICE_IDS=%q' "$JAX_LOCAL_DEVICE_IDS"
   printf ' %q' "${command[@]}"

@@ -8,7 +8,8 @@ import pytest
 from vmae_jax import config as config_lib
 from vmae_jax.config import ConfigError
 
-RECIPES = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+RECIPES = [path for path in CONFIGS if not path.stem.startswith("study_")]
 
 
 def recipe(path, arg=""):

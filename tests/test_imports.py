@@ -25,6 +25,7 @@ FLOORS = (
         "predict",
         "features",
         "report",
+        "study",
         "data.build.__main__",
         "data.curate",
     ),

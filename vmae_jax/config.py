@@ -490,10 +490,11 @@ def from_config_dict(config: Mapping[str, Any]) -> Config:
     """
     if isinstance(config, ml_collections.ConfigDict):
         config = config.to_dict()
-    return _build(Config, config, prefix="")
+    return build(Config, config, prefix="")
 
 
-def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
+def build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
+    """A dataclass of plain values; a ConfigError names what is wrong, as config.PREFIX.KEY."""
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in values:
         if key not in fields:
@@ -511,7 +512,7 @@ def _typed(expected: type, value: Any, key: str) -> Any:
     if dataclasses.is_dataclass(expected):
         if not isinstance(value, Mapping):
             raise ConfigError(f"config.{key} = {value!r}: expected a group of settings")
-        return _build(expected, value, prefix=f"{key}.")
+        return build(expected, value, prefix=f"{key}.")
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not expected:

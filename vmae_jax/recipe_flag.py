@@ -11,10 +11,10 @@ from vmae_jax import config as config_lib
 RECIPES = "a recipe such as configs/quickstart.py"
 
 
-def define() -> None:
-    config_flags.DEFINE_config_file(
-        "config", None, "Recipe, such as configs/quickstart.py or configs/vitb_tiktok.py:smoke."
-    )
+def define(
+    what: str = "Recipe, such as configs/quickstart.py or configs/vitb_tiktok.py:smoke.",
+) -> None:
+    config_flags.DEFINE_config_file("config", None, what)
 
 
 def name() -> str:
@@ -32,7 +32,7 @@ def config() -> config_lib.Config:
     return config_lib.from_config_dict(flags.FLAGS.config)
 
 
-def parse(argv: list[str]) -> list[str]:
+def parse(argv: list[str], expected: str = RECIPES) -> list[str]:
     """Parses the command line; what is wrong with a recipe or a setting ends in one line."""
     try:
         rest = app.parse_flags_with_usage(argv)
@@ -40,10 +40,10 @@ def parse(argv: list[str]) -> list[str]:
         found = str(getattr(error.args[0], "args", error.args)[0]).split("\n")
         raise config_lib.ConfigError(f"no setting {'; '.join(found).lower()}") from error
     if not flags.FLAGS["config"].present:
-        raise config_lib.ConfigError(f"no recipe given: --config={RECIPES}")
+        raise config_lib.ConfigError(f"--config is missing; expected {expected}")
     path = name().partition(":")[0]
     if not os.path.isfile(path):
-        raise config_lib.ConfigError(f"--config={name()}: no such file; expected {RECIPES}")
+        raise config_lib.ConfigError(f"--config={name()}: no such file; expected {expected}")
     if len(rest) > 1:
         raise config_lib.ConfigError(
             f"unexpected argument {rest[1]!r}; settings go as --config.KEY=VALUE"

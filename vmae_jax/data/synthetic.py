@@ -11,6 +11,7 @@ import fractions
 import itertools
 import os
 import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import av
@@ -48,12 +49,14 @@ def write_videos(
     fps: int = 24,
     seed: int = 0,
     prefix: str = "",
+    stills: int = 0,
 ) -> list[str]:
     """Writes MP4 files into one folder per class, leaving those that exist.
 
     Args:
       size: width and height in pixels, even.
       prefix: of the file names; another prefix gives other videos.
+      stills: every so many-th video of a class shows its first frame all the time; 0 = none.
 
     Returns:
       Their paths, the same for the same arguments; contents depend on the seed, the prefix, the
@@ -66,7 +69,9 @@ def write_videos(
         path = Path(directory, name, f"{prefix}{name}_{i:03d}.mp4")
         if not path.exists():
             rng = np.random.default_rng([*drawn_from, zlib.crc32(name.encode()), i])
-            _write_mp4(path, render(name, rng, size=size, num_frames=num_frames), fps)
+            drawn = 1 if stills and i % stills == stills - 1 else num_frames
+            frames = render(name, rng, size=size, num_frames=drawn)
+            _write_mp4(path, frames.repeat(num_frames // drawn, axis=0), fps)
         return str(path)
 
     for name in CLASSES:
@@ -99,6 +104,56 @@ def prepare(
         "train": write_videos(videos, clips_per_class=clips_per_class, seed=seed),
         "val": write_videos(videos, clips_per_class=val_clips_per_class, seed=seed, prefix="val_"),
     }
+    _build_splits(videos, dataset, labels, splits)
+    return str(dataset)
+
+
+def prepare_study(
+    directory: str | os.PathLike,
+    sizes: Sequence[int],
+    *,
+    clips_per_class: int = 40,
+    val_clips_per_class: int = 40,
+    seed: int = 0,
+) -> str:
+    """Makes a data set for a study of scale below `directory`, or finishes or finds it there.
+
+    Its splits are 'train' and 'val', with other videos than the rest, and for each of the rising
+    `sizes` 'curated_N' and 'raw_N': what a nested subset of N videos has beyond the one before, so
+    that the subset itself is 'curated_a+...+curated_N'. Every second raw video is a still, such as
+    curation leaves out. Each subset holds the classes in equal shares, as near as can be.
+
+    Returns:
+      The dataset directory. Videos of 1.3 seconds.
+    """
+    drawn = f"drawing{_DRAWING}_seed{seed}"
+    videos = Path(directory, f"study_videos_{drawn}")
+    counts = "_".join(map(str, (*sizes, clips_per_class, val_clips_per_class)))
+    name = f"study_{counts}_{drawn}"
+    dataset, labels = Path(directory, name), Path(directory, f"{name}.csv")
+    if (dataset / "dataset_info.json").exists():  # written last
+        return str(dataset)
+
+    def write(prefix: str, count: int, stills: int = 0) -> list[str]:
+        return write_videos(
+            videos, clips_per_class=count, num_frames=32, seed=seed, prefix=prefix, stills=stills
+        )
+
+    splits = {"train": write("train_", clips_per_class), "val": write("val_", val_clips_per_class)}
+    for kind, stills in (("curated", 0), ("raw", 2)):
+        per_class = -(-max(sizes) // len(CLASSES))
+        by_class = write(f"{kind}_", per_class, stills)
+        ranked = [path for i in range(per_class) for path in by_class[i::per_class]]
+        for start, end in itertools.pairwise((0, *sizes)):
+            splits[f"{kind}_{end}"] = ranked[start:end]
+    _build_splits(videos, dataset, labels, splits)
+    return str(dataset)
+
+
+def _build_splits(
+    videos: Path, dataset: Path, labels: Path, splits: Mapping[str, Sequence[str]]
+) -> None:
+    """Builds the dataset of some of the videos; writes the list of its labels and splits."""
     with open(labels, "w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(("path", "label", "split"))
@@ -106,7 +161,6 @@ def prepare(
             for path in map(Path, paths):
                 rows.writerow((path.relative_to(videos), path.parent.name, split))
     build(videos, dataset, labels=str(labels), name="synthetic", short_side=96)
-    return str(dataset)
 
 
 def render(

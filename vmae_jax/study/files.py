@@ -1,0 +1,97 @@
+"""The files of a study's results."""
+
+import csv
+import dataclasses
+import io
+import json
+from typing import Any
+
+from etils import epath
+
+from vmae_jax.study import plot
+from vmae_jax.study.law import Estimate, Law
+from vmae_jax.study.results import Results
+
+
+def write(results: Results, folder: str) -> None:
+    """study.csv (every run), study.json (everything), study.md and study.png."""
+    out = epath.Path(folder)
+    text = io.StringIO()
+    if results.rows:
+        rows = csv.DictWriter(text, list(results.rows[0]), lineterminator="\n")
+        rows.writeheader()
+        rows.writerows(results.rows)
+    (out / "study.csv").write_text(text.getvalue())
+    (out / "study.json").write_text(json.dumps(as_json(results), indent=1) + "\n")
+    (out / "study.md").write_text(markdown(results))
+    if results.cells:
+        (out / "study.png").write_bytes(plot.draw(results))
+
+
+def as_json(results: Results) -> dict[str, Any]:
+    """Everything, for a program."""
+    plain = dataclasses.asdict(dataclasses.replace(results, laws={}))
+    plain["laws"] = [
+        {
+            "arm": arm, "benchmark": benchmark, "gap": law.gap, "smallest": law.smallest,
+            "limit": dataclasses.asdict(law.ceiling()), "rate": dataclasses.asdict(law.speed()),
+            "next_doubling": dataclasses.asdict(law.gain(law.largest)),
+        }
+        for (arm, benchmark), law in results.laws.items()
+    ]  # fmt: skip
+    return plain
+
+
+def markdown(results: Results) -> str:
+    """The tables, with what they mean."""
+    share = f"{results.confidence:.0%}"
+    lines = [
+        f"# {results.name}",
+        "",
+        f"{results.finished} of {results.planned} runs are done. {results.metric} in percent, means "
+        f"over seeds, with {share} intervals (Student's t; of differences Welch's t; of the law the "
+        "profile likelihood).",
+    ]
+    gains = {(c.new.arm, c.new.clips, c.benchmark): c.gain for c in results.doublings}
+    for benchmark in dict.fromkeys(cell.benchmark for cell in results.cells):
+        lines += [
+            "", f"## {benchmark}", "",
+            f"| arm | clips | seeds | {results.metric} | {share} | per doubling | {share} |",
+            "|---|---|---|---|---|---|---|",
+        ]  # fmt: skip
+        for cell in results.cells:
+            if cell.benchmark == benchmark:
+                gain = gains.get((cell.arm, cell.clips, benchmark))
+                doubling = (f"{gain.value:+.1f}", _range(gain, "+.1f")) if gain else ("", "")
+                lines.append(
+                    f"| {cell.arm} | {cell.clips:,} | {len(cell.values)} | {cell.mean.value:.1f} | "
+                    f"{_range(cell.mean)} | {' | '.join(doubling)} |"
+                )
+        for found in results.arms:
+            if found.benchmark == benchmark:
+                lines += [
+                    "",
+                    f"{found.new.arm} against {found.old.arm} at {found.new.clips:,} clips: "
+                    f"{found.gain.value:+.1f} ({_range(found.gain, '+.1f')}).",
+                ]
+        for (arm, on), law in results.laws.items():
+            if on == benchmark:
+                lines += ["", _law_line(arm, law)]
+    picture = ["", "![Accuracy against clips](study.png)"] if results.cells else []
+    return "\n".join([*lines, *picture]) + "\n"
+
+
+def _law_line(arm: str, law: Law) -> str:
+    limit, rate, gain = law.ceiling(), law.speed(), law.gain(law.largest)
+    return (
+        f"Law of {arm}: {law.limit:.1f} - {law.gap:.1f} x (clips / {law.smallest:,.0f})^"
+        f"-{law.rate:.2g}. Limit {limit.value:.1f} ({_range(limit)}), rate {rate.value:.2g} "
+        f"({_range(rate, '.2g')}), twice {law.largest:,.0f} clips {gain.value:+.1f} "
+        f"({_range(gain, '+.1f')})."
+    )
+
+
+def _range(found: Estimate, style: str = ".1f") -> str:
+    if found.low is None:
+        return "unknown"
+    return f"{found.low:{style}} to {found.high:{style}}"

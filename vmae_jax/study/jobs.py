@@ -1,0 +1,267 @@
+"""The runs of a study: what they are, how far they got, and running one.
+
+Each is a run of vmae_jax.main in a folder of its own, which continues when it is started again.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from etils import epath
+
+from vmae_jax import config as config_lib
+from vmae_jax.config import Config, ConfigError
+from vmae_jax.data import records
+from vmae_jax.study.settings import EMBEDDED, Runs, Study, flat, merged
+
+MAIN = (sys.executable, "-m", "vmae_jax.main")
+SCRATCH = "scratch"  # instead of an arm
+# May change while a study is under way: they say where and how fast, not what.
+FREE = (
+    "init_from", "mesh.", "model.dtype", "model.remat", "data.dataset", "data.threads",
+    "data.workers", "eval.batch_size", "train.log_every", "train.checkpoint_every",
+    "train.keep_checkpoints", "train.picture_every",
+)  # fmt: skip
+
+
+class StudyError(RuntimeError):
+    """A study that cannot go on; the message says where and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One run. `benchmark` is empty for pre-training, `clips` 0 without it."""
+
+    arm: str
+    clips: int
+    seed: int
+    benchmark: str
+    folder: str  # the run's --workdir
+    runs: Runs
+    config: Config
+    fingerprint: str  # of its data
+    after: "Job | None" = None  # the pre-training that it starts from
+
+    @property
+    def name(self) -> str:
+        what = f"fine-tuning on {self.benchmark}" if self.benchmark else "pre-training"
+        on = f"{self.arm}, {self.clips:,} clips" if self.clips else SCRATCH
+        return f"{on}, seed {self.seed}: {what}"
+
+    @property
+    def command(self) -> list[str]:
+        """What a user would type."""
+        settings = flat(self.runs.settings) | {"seed": self.seed, "init_from": ""}
+        if self.after:
+            settings["init_from"] = self.after.folder
+        values = [f"--config.{key}={value}" for key, value in settings.items()]
+        return [*MAIN, f"--config={self.runs.recipe}", f"--workdir={self.folder}", *values]
+
+    @property
+    def summary(self) -> epath.Path:
+        """Where a classifier's accuracies are, at the end."""
+        return epath.Path(self.folder) / "eval" / "summary.json"
+
+    def steps(self) -> int:
+        """Of the whole run."""
+        from vmae_jax.train import total_steps
+
+        return total_steps(self.config, self.clips)
+
+    def is_done(self) -> bool:
+        if self.benchmark:
+            return self.summary.exists()
+        return (epath.Path(self.folder) / "checkpoints" / str(self.steps())).exists()
+
+    def state(self) -> str:
+        """done, begun, ready, or waiting for its pre-training."""
+        if self.is_done():
+            return "done"
+        if (epath.Path(self.folder) / "job.json").exists():
+            return "begun"
+        return "ready" if self.after is None or self.after.is_done() else "waiting"
+
+
+def make_jobs(study: Study, folder: str) -> list[Job]:
+    """All runs of a study: every pre-training, then what starts from them, the first seeds first.
+
+    Embedded videos are made on the way.
+
+    Raises:
+      ConfigError, DatasetError, ShardError: for recipes, settings and data that cannot be used.
+    """
+    study = _with_embedded(study, folder)
+    subsets = [
+        (name, records.open_dataset(arm.dataset, split))
+        for name, arm in study.arms.items()
+        for split in arm.subsets()
+    ]
+    pretraining = [
+        _pretraining(study, folder, arm, subset, seed)
+        for seed in study.seeds
+        for arm, subset in subsets
+    ]
+    tests = {name: _benchmark(name, runs) for name, runs in study.benchmarks.items()}
+    finetuning = []
+    for seed in study.seeds:
+        starts = [job for job in pretraining if job.seed == seed]
+        for after in [*starts, *([None] if study.scratch else [])]:
+            for name, (config, fingerprint) in tests.items():
+                of = (after.arm, after.clips) if after else (SCRATCH, 0)
+                finetuning.append(
+                    Job(
+                        *of, seed, name, _workdir(folder, *of, seed, f"finetune_{name}"),
+                        study.benchmarks[name], dataclasses.replace(config, seed=seed),
+                        fingerprint, after,
+                    )
+                )  # fmt: skip
+    return [*pretraining, *finetuning]
+
+
+def _workdir(folder: str, arm: str, clips: int, seed: int, run: str) -> str:
+    of = f"{arm}_{clips}" if clips else arm
+    return os.path.join(folder, f"{of}_seed{seed}", run)
+
+
+def _pretraining(study: Study, folder: str, arm: str, subset: records.Dataset, seed: int) -> Job:
+    data = {"data": {"dataset": subset.path, "split": subset.split}}
+    runs = dataclasses.replace(study.pretrain, settings=merged(study.pretrain.settings, data))
+    config = dataclasses.replace(runs.config("pretrain"), seed=seed)
+    if config.task != "pretrain":
+        raise ConfigError(
+            f"config.pretrain.recipe = {runs.recipe!r}: expected a recipe whose task is "
+            f"'pretrain', found {config.task!r}"
+        )
+    clips = len(subset.source)
+    workdir = _workdir(folder, arm, clips, seed, "pretrain")
+    return Job(arm, clips, seed, "", workdir, runs, config, subset.fingerprint)
+
+
+def _benchmark(name: str, runs: Runs) -> tuple[Config, str]:
+    """Settings, and the fingerprint of what is learned from and tested on."""
+    config = runs.config(f"benchmarks.{name}")
+    if config.task == "pretrain" or config.mode != "train" or not config.eval.split:
+        raise ConfigError(
+            f"config.benchmarks.{name}.recipe = {runs.recipe!r}: expected a recipe that fine-tunes "
+            "or probes and then tests (task, mode = 'train', eval.split)"
+        )
+    splits = (config.data.split, config.eval.split)
+    prints = [records.open_dataset(config.data.dataset, split).fingerprint for split in splits]
+    return config, "+".join(prints)
+
+
+def _with_embedded(study: Study, folder: str) -> Study:
+    """Makes the embedded videos where the study asks for them, and names their folder."""
+    benchmarks = {n: r.config(f"benchmarks.{n}").data.dataset for n, r in study.benchmarks.items()}
+    if EMBEDDED not in [*(arm.dataset for arm in study.arms.values()), *benchmarks.values()]:
+        return study
+    from vmae_jax.data import synthetic
+
+    if "://" in folder:
+        raise StudyError(
+            f"--folder={folder}: embedded videos are made on a disk; name a folder there"
+        )
+    wanted = study.embedded
+    path = synthetic.prepare_study(
+        os.path.join(folder, "synthetic"), wanted.sizes, clips_per_class=wanted.train_clips,
+        val_clips_per_class=wanted.val_clips,
+    )  # fmt: skip
+    arms = {
+        name: dataclasses.replace(arm, dataset=path) if arm.dataset == EMBEDDED else arm
+        for name, arm in study.arms.items()
+    }
+    place = {"data": {"dataset": path}}
+    tests = {
+        name: dataclasses.replace(runs, settings=merged(runs.settings, place))
+        if benchmarks[name] == EMBEDDED
+        else runs
+        for name, runs in study.benchmarks.items()
+    }
+    return dataclasses.replace(study, arms=arms, benchmarks=tests)
+
+
+def check(job: Job) -> None:
+    """Raises StudyError where the job's folder holds a run of other settings or data."""
+    try:
+        noted = json.loads((epath.Path(job.folder) / "job.json").read_text())
+    except (FileNotFoundError, ValueError):  # not begun, or killed in that moment
+        return
+    changed = config_lib.differences(noted["config"], _note(job)["config"])
+    changed = {k: v for k, v in changed.items() if not k.startswith(FREE)}
+    if noted["fingerprint"] != job.fingerprint:
+        changed["fingerprint of the data"] = (noted["fingerprint"], job.fingerprint)
+    if changed:
+        listed = ", ".join(f"{k}: {old!r} -> {new!r}" for k, (old, new) in changed.items())
+        raise StudyError(
+            f"{job.folder}: was run with other settings ({listed}); set them back, remove that "
+            "folder to run it again, or name another --folder"
+        )
+
+
+def _note(job: Job) -> Mapping[str, Any]:
+    return json.loads(
+        json.dumps({"config": config_lib.to_dict(job.config), "fingerprint": job.fingerprint})
+    )
+
+
+@contextlib.contextmanager
+def begun(job: Job) -> Iterator[int | None]:
+    """Notes that the job begins; holds its folder, so that it is run once at a time.
+
+    Gives a file descriptor for the run to inherit, as it may outlive us; None where there is no
+    lock: in buckets, and for a run of several processes, which all begin the same job.
+
+    Raises:
+      BlockingIOError: if it is run already.
+    """
+    from vmae_jax import hosts
+
+    folder, lock = epath.Path(job.folder), None
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if "://" not in job.folder and not hosts.is_cluster():
+            lock = os.open(os.path.join(job.folder, "lock"), os.O_CREAT | os.O_WRONLY)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        (folder / "job.json").write_text(json.dumps(_note(job), indent=1) + "\n")
+        yield lock
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def run(job: Job) -> int:
+    """Runs or continues the job; its exit status, 143 or 130 where we were asked to stop."""
+    with begun(job) as lock:
+        # In a session of its own: Ctrl-C comes to us alone, and the run is asked to stop once.
+        process = subprocess.Popen(
+            job.command, start_new_session=True, pass_fds=() if lock is None else (lock,)
+        )
+        asked = []
+
+        def ask(number: int, frame: Any) -> None:
+            asked.append(number)
+            process.send_signal(number)
+
+        old = {n: signal.signal(n, ask) for n in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            status = process.wait()
+            return 128 + asked[0] if asked else status
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+
+def become(job: Job) -> None:
+    """Runs the job in place of this process: signals and the exit status are the run's own."""
+    with begun(job) as lock:
+        if lock is not None:
+            os.set_inheritable(lock, True)
+        sys.stdout.flush()
+        os.execv(job.command[0], job.command)
