@@ -450,6 +450,13 @@ def for_platform(config: Config, platform: str) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=dtype))
 
 
+def total_steps(config: Config, num_videos: int) -> int:
+    """Steps of the run: train.steps, or as many whole batches as the epochs hold."""
+    if config.train.steps:
+        return config.train.steps
+    return max(1, int(config.train.epochs * (num_videos / config.data.batch_size)))
+
+
 def defaults() -> ml_collections.ConfigDict:
     """Every setting at its default, for a recipe to start from."""
     return ml_collections.ConfigDict(dataclasses.asdict(Config()) | {"model": _model_defaults()})

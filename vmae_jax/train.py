@@ -18,7 +18,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from vmae_jax import checkpoint, hosts, metrics, optim, sharding
-from vmae_jax.config import Config, ConfigError, differences, to_dict
+from vmae_jax.config import Config, ConfigError, differences, to_dict, total_steps
 from vmae_jax.program import Program, Stream, Task, fresh_state, whole
 
 log = logging.getLogger(__name__)
@@ -81,13 +81,6 @@ class Preemption:
 def every(step: int, interval: int, last: int) -> bool:
     """Whether something due each `interval` steps (0 = never) and after the last one is due now."""
     return step == last or (interval > 0 and step % interval == 0)
-
-
-def total_steps(config: Config, num_videos: int) -> int:
-    """Steps of the run: train.steps, or as many whole batches as the epochs hold."""
-    if config.train.steps:
-        return config.train.steps
-    return max(1, int(config.train.epochs * (num_videos / config.data.batch_size)))
 
 
 def check_resume(config: Config, meta: dict[str, Any], fingerprint: str, path: str) -> None:

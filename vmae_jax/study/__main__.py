@@ -34,12 +34,11 @@ from absl import app, flags, logging
 
 from vmae_jax import recipe_flag
 from vmae_jax.config import ConfigError
-from vmae_jax.data.build.manifest import BuildError
 from vmae_jax.data.records import DatasetError, ShardError
 from vmae_jax.study import files, settings
 from vmae_jax.study import jobs as jobs_lib
 from vmae_jax.study import results as results_lib
-from vmae_jax.study.jobs import Job, StudyError
+from vmae_jax.study.jobs import BusyError, Job, StudyError
 
 STUDIES = "a study such as configs/study_synthetic.py"
 
@@ -94,8 +93,8 @@ def run_all(jobs: Sequence[Job], write: Callable[[], object]) -> None:
         print(f"\n[{number}/{len(jobs)}] {job.name}", flush=True)
         try:
             status = jobs_lib.run(job)
-        except BlockingIOError:
-            print("is run by another process: left to it", flush=True)
+        except BusyError as error:
+            print(error, flush=True)
             continue
         if status in (128 + signal.SIGTERM, 128 + signal.SIGINT):
             sys.exit(status)
@@ -109,9 +108,15 @@ def run_all(jobs: Sequence[Job], write: Callable[[], object]) -> None:
 
 
 def in_turn(jobs: Sequence[Job]) -> list[Job]:
-    """Every fine-tuning after its pre-training, so that there are results early."""
+    """A seed after the other, every fine-tuning after its pre-training: results come early."""
     place = {job.folder: i for i, job in enumerate(jobs)}
-    return sorted(jobs, key=lambda job: (place[(job.after or job).folder], place[job.folder]))
+    seeds = list(dict.fromkeys(job.seed for job in jobs))
+
+    def key(job: Job) -> tuple[int, ...]:
+        first = job.after or job
+        return seeds.index(job.seed), place[first.folder], place[job.folder]
+
+    return sorted(jobs, key=key)
 
 
 def main(argv: list[str]) -> None:
@@ -150,7 +155,7 @@ def main(argv: list[str]) -> None:
 
 
 def cli() -> None:
-    known = (ConfigError, StudyError, DatasetError, ShardError, BuildError, OSError)
+    known = (ConfigError, StudyError, DatasetError, ShardError, OSError)
     define_flags()
     try:
         app.run(main, flags_parser=functools.partial(recipe_flag.parse, expected=STUDIES))

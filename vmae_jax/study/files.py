@@ -48,9 +48,9 @@ def markdown(results: Results) -> str:
     lines = [
         f"# {results.name}",
         "",
-        f"{results.finished} of {results.planned} runs are done. {results.metric} in percent, means "
-        f"over seeds, with {share} intervals (Student's t; of differences Welch's t; of the law the "
-        "profile likelihood).",
+        f"{results.finished} of {results.planned} runs are done. {results.metric} in percent, "
+        f"means over seeds. Intervals are of {share}: Student's t for means, Welch's t "
+        "for differences, profile likelihood for laws.",
     ]
     gains = {(c.new.arm, c.new.clips, c.benchmark): c.gain for c in results.doublings}
     for benchmark in dict.fromkeys(cell.benchmark for cell in results.cells):

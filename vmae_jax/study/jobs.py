@@ -35,6 +35,10 @@ class StudyError(RuntimeError):
     """A study that cannot go on; the message says where and what to do."""
 
 
+class BusyError(StudyError):
+    """Another process works at the job."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
     """One run. `benchmark` is empty for pre-training, `clips` 0 without it."""
@@ -71,9 +75,7 @@ class Job:
 
     def steps(self) -> int:
         """Of the whole run."""
-        from vmae_jax.train import total_steps
-
-        return total_steps(self.config, self.clips)
+        return config_lib.total_steps(self.config, self.clips)
 
     def is_done(self) -> bool:
         if self.benchmark:
@@ -163,23 +165,29 @@ def _with_embedded(study: Study, folder: str) -> Study:
     if EMBEDDED not in [*(arm.dataset for arm in study.arms.values()), *benchmarks.values()]:
         return study
     from vmae_jax.data import synthetic
+    from vmae_jax.data.build import BuildError
 
     if "://" in folder:
         raise StudyError(
             f"--folder={folder}: embedded videos are made on a disk; name a folder there"
         )
-    wanted = study.embedded
-    path = synthetic.prepare_study(
-        os.path.join(folder, "synthetic"), wanted.sizes, clips_per_class=wanted.train_clips,
-        val_clips_per_class=wanted.val_clips,
-    )  # fmt: skip
+    wanted, place = study.embedded, os.path.join(folder, "synthetic")
+    if not os.path.isdir(place):
+        print(f"making the embedded videos and building their shards in {place}", flush=True)
+    try:
+        path = synthetic.prepare_study(
+            place, wanted.sizes, clips_per_class=wanted.train_clips,
+            val_clips_per_class=wanted.val_clips,
+        )  # fmt: skip
+    except BuildError as error:
+        raise StudyError(str(error)) from error
     arms = {
         name: dataclasses.replace(arm, dataset=path) if arm.dataset == EMBEDDED else arm
         for name, arm in study.arms.items()
     }
-    place = {"data": {"dataset": path}}
+    data = {"data": {"dataset": path}}
     tests = {
-        name: dataclasses.replace(runs, settings=merged(runs.settings, place))
+        name: dataclasses.replace(runs, settings=merged(runs.settings, data))
         if benchmarks[name] == EMBEDDED
         else runs
         for name, runs in study.benchmarks.items()
@@ -219,7 +227,7 @@ def begun(job: Job) -> Iterator[int | None]:
     lock: in buckets, and for a run of several processes, which all begin the same job.
 
     Raises:
-      BlockingIOError: if it is run already.
+      BusyError: if it is run already.
     """
     from vmae_jax import hosts
 
@@ -228,7 +236,13 @@ def begun(job: Job) -> Iterator[int | None]:
     try:
         if "://" not in job.folder and not hosts.is_cluster():
             lock = os.open(os.path.join(job.folder, "lock"), os.O_CREAT | os.O_WRONLY)
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise BusyError(
+                    f"{job.name}: is run by another process ({job.folder}/lock is held); wait for "
+                    "it, or end it"
+                ) from error
         (folder / "job.json").write_text(json.dumps(_note(job), indent=1) + "\n")
         yield lock
     finally:

@@ -18,7 +18,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 RATES = np.geomspace(0.02, 5, 800)  # at the ends: nearly a logarithm, nearly a step
 PARAMETERS = 3
@@ -43,7 +43,7 @@ def mean(values: Sequence[float], confidence: float = 0.95) -> Estimate:
     if len(sample) < 2:
         return Estimate(center)
     error = sample.std(ddof=1) / np.sqrt(len(sample))
-    half = float(stats.t.ppf((1 + confidence) / 2, len(sample) - 1) * error)
+    half = _quantile(confidence, len(sample) - 1) * float(error)
     return Estimate(center, max(0.0, center - half), min(100.0, center + half))
 
 
@@ -55,10 +55,17 @@ def difference(
     value = scale * float(a.mean() - b.mean())
     if min(len(a), len(b)) < 2:
         return Estimate(value)
-    if np.ptp(a) == np.ptp(b) == 0:
+    parts = np.array([a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)])
+    if not parts.any():
         return Estimate(value, value, value)
-    found = stats.ttest_ind(a, b, equal_var=False).confidence_interval(confidence)
-    return Estimate(value, scale * float(found.low), scale * float(found.high))
+    degrees = parts.sum() ** 2 / (parts**2 / [len(a) - 1, len(b) - 1]).sum()
+    half = scale * _quantile(confidence, degrees) * float(np.sqrt(parts.sum()))
+    return Estimate(value, value - half, value + half)
+
+
+def _quantile(confidence: float, degrees: float) -> float:
+    """Student's t that a share `confidence` stays within, on both sides."""
+    return float(special.stdtrit(degrees, (1 + confidence) / 2))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,8 +148,7 @@ def fit(
     degrees = len(y) - PARAMETERS
     threshold = -np.inf  # no law but the best one
     if degrees > 0:
-        quantile = stats.t.ppf((1 + confidence) / 2, degrees)
-        threshold = allowed_errors[best] * (1 + quantile**2 / degrees)
+        threshold = allowed_errors[best] * (1 + _quantile(confidence, degrees) ** 2 / degrees)
     kept = errors <= threshold
     limit, gap = map(float, allowed[best])
     return Law(
