@@ -45,7 +45,7 @@ class Results:
     rows: tuple[dict[str, Any], ...]  # one per run
     cells: tuple[Cell, ...]
     doublings: tuple[Comparison, ...]  # of each size and the one below, per doubling
-    arms: tuple[Comparison, ...]  # of the first arm and each other one, at equal sizes
+    arms: tuple[Comparison, ...]  # of the first arm by name and each other, at equal sizes
     laws: dict[tuple[str, str], Law]  # by arm and benchmark
 
 
