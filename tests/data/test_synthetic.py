@@ -150,6 +150,26 @@ def test_a_larger_set_holds_the_smaller_one_and_lies_beside_it(prepared):
         open_dataset(larger, "val")
 
 
+def test_a_study_has_nested_subsets_and_raw_ones_with_stills(tmp_path):
+    path = synthetic.prepare_study(tmp_path, (10, 20), clips_per_class=1, val_clips_per_class=1)
+    splits = {name: records_of(path, name) for name in ("train", "val", "raw_20")}
+    nested = [records_of(path, name) for name in ("curated_10", "curated_10+curated_20")]
+    assert [len(records) for records in nested] == [10, 20]
+    assert {r.video for r in nested[0]} < {r.video for r in nested[1]}
+    assert sorted(r.label_name for r in nested[1]) == sorted(2 * synthetic.CLASSES)
+    assert len({r.video for records in (*splits.values(), nested[1]) for r in records}) == 50
+
+    def moves(record: Record) -> float:
+        first, last = decode_frames(record, [0, 8]).astype(float)
+        return np.abs(first - last).mean()
+
+    assert max(map(moves, splits["raw_20"])) < 1 < min(map(moves, nested[1]))
+    assert min(map(moves, records_of(path, "raw_10"))) > 1
+    assert synthetic.prepare_study(
+        tmp_path, (10, 20), clips_per_class=1, val_clips_per_class=1
+    ) == path  # fmt: skip
+
+
 def test_unknown_class_is_named():
     with pytest.raises(ValueError, match=r"'jump'.*move_left"):
         synthetic.render("jump", np.random.default_rng(0))

@@ -63,6 +63,11 @@ def test_one_process_per_node_sees_all_gpus(slurm, tmp_path):
     assert "#SBATCH --signal=B:USR1@120\n" in text
 
 
+def test_an_array_of_a_study_runs_the_study(slurm, tmp_path):
+    assert slurm("exit 0", MODULE="vmae_jax.study", SLURM_ARRAY_TASK_ID="3").wait(timeout=30) == 0
+    assert " python -m vmae_jax.study --config=a.py " in (tmp_path / "calls").read_text()
+
+
 def test_a_warning_saves_and_goes_back_into_the_queue(slurm, tmp_path):
     process = slurm(SAVES)
     assert process.stdout.readline() == "ready\n"

@@ -27,6 +27,7 @@ import os
 import shlex
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -70,8 +71,6 @@ def table(jobs: Sequence[Job]) -> str:
 
 def run_one(jobs: Sequence[Job], index: int) -> None:
     """Runs a job in place of this process, unless it is done."""
-    if index >= len(jobs):
-        raise StudyError(f"--index={index}: there are 0 to {len(jobs) - 1}; see --list")
     job = jobs[index]
     jobs_lib.check(job)
     if job.is_done():
@@ -85,26 +84,27 @@ def run_one(jobs: Sequence[Job], index: int) -> None:
 
 def run_all(jobs: Sequence[Job], write: Callable[[], object]) -> None:
     """Runs what is not done, a seed after the other; writes the results after each accuracy."""
-    for number, job in enumerate(in_turn(jobs), 1):
-        if job.is_done():
-            continue
-        if job.after and not job.after.is_done():  # somebody else is at it
-            continue
-        print(f"\n[{number}/{len(jobs)}] {job.name}", flush=True)
-        try:
-            status = jobs_lib.run(job)
-        except BusyError as error:
-            print(error, flush=True)
-            continue
-        if status in (128 + signal.SIGTERM, 128 + signal.SIGINT):
-            sys.exit(status)
-        if status or not job.is_done():
-            raise StudyError(
-                f"{job.name} ended with status {status}; its own words are above. The same command "
-                f"continues; this run alone: {shlex.join(job.command)}"
-            )
-        if job.benchmark:
-            write()
+    # Most runs compile the same programs. On a CPU they fit this machine alone: they are not kept.
+    with tempfile.TemporaryDirectory(prefix="vmae-jax-study-") as compiled:
+        environment = {"JAX_COMPILATION_CACHE_DIR": compiled, **os.environ}
+        for number, job in enumerate(in_turn(jobs), 1):
+            if job.is_done() or job.state() == "waiting":  # for what another process runs
+                continue
+            print(f"\n[{number}/{len(jobs)}] {job.name}", flush=True)
+            try:
+                status = jobs_lib.run(job, environment)
+            except BusyError as error:
+                print(error, flush=True)
+                continue
+            if status in (128 + signal.SIGTERM, 128 + signal.SIGINT):
+                sys.exit(status)
+            if status or not job.is_done():
+                raise StudyError(
+                    f"{job.name} ended with status {status}; its own words are above. The same "
+                    f"command continues; this run alone: {shlex.join(job.command)}"
+                )
+            if job.benchmark:
+                write()
 
 
 def in_turn(jobs: Sequence[Job]) -> list[Job]:
@@ -130,6 +130,8 @@ def main(argv: list[str]) -> None:
     if index is None and "SLURM_ARRAY_TASK_ID" in os.environ:
         index = int(os.environ["SLURM_ARRAY_TASK_ID"])
     jobs = jobs_lib.make_jobs(study, folder)
+    if index is not None and index >= len(jobs):
+        raise StudyError(f"--index={index}: there are 0 to {len(jobs) - 1}; see --list")
     if given.list:
         print(table(jobs))
         return

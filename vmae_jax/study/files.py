@@ -9,7 +9,7 @@ from typing import Any
 from etils import epath
 
 from vmae_jax.study import plot
-from vmae_jax.study.law import Estimate, Law
+from vmae_jax.study.law import RATES, Estimate, Law
 from vmae_jax.study.results import Results
 
 
@@ -83,10 +83,12 @@ def markdown(results: Results) -> str:
 
 def _law_line(arm: str, law: Law) -> str:
     limit, rate, gain = law.ceiling(), law.speed(), law.gain(law.largest)
+    anything = (rate.low, rate.high) == (RATES[0], RATES[-1])
+    rates = "undetermined" if anything else _range(rate, ".2g")
     return (
         f"Law of {arm}: {law.limit:.1f} - {law.gap:.1f} x (clips / {law.smallest:,.0f})^"
         f"-{law.rate:.2g}. Limit {limit.value:.1f} ({_range(limit)}), rate {rate.value:.2g} "
-        f"({_range(rate, '.2g')}), twice {law.largest:,.0f} clips {gain.value:+.1f} "
+        f"({rates}), twice {law.largest:,.0f} clips {gain.value:+.1f} "
         f"({_range(gain, '+.1f')})."
     )
 

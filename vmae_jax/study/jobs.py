@@ -250,12 +250,15 @@ def begun(job: Job) -> Iterator[int | None]:
             os.close(lock)
 
 
-def run(job: Job) -> int:
+def run(job: Job, environment: Mapping[str, str]) -> int:
     """Runs or continues the job; its exit status, 143 or 130 where we were asked to stop."""
     with begun(job) as lock:
         # In a session of its own: Ctrl-C comes to us alone, and the run is asked to stop once.
         process = subprocess.Popen(
-            job.command, start_new_session=True, pass_fds=() if lock is None else (lock,)
+            job.command,
+            env=environment,
+            start_new_session=True,
+            pass_fds=() if lock is None else (lock,),
         )
         asked = []
 
