@@ -63,19 +63,19 @@ def study(tmp_path):
     return tmp_path
 
 
-def start(study, *flags, folder="runs"):
+def start(study, *flags, folder="runs", **environment):
     return subprocess.Popen(
         [
             sys.executable, "tests/study/fake_study.py", f"--config={study}/study.py",
             f"--folder={study / folder}", *flags,
         ],
-        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)} | environment, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
 
-def run(study, *flags, status=0, folder="runs"):
-    process = start(study, *flags, folder=folder)
+def run(study, *flags, status=0, folder="runs", **environment):
+    process = start(study, *flags, folder=folder, **environment)
     output = process.communicate(timeout=120)[0]
     assert process.returncode == status, output
     return output
@@ -217,6 +217,14 @@ def test_other_settings_are_refused(study):
     message = run(study, "--config.pretrain.settings.train.steps=9", status=1)
     assert message.splitlines()[-1].startswith("error: ")
     assert "was run with other settings (train.steps: 7 -> 9)" in message
+
+
+def test_several_processes_run_one_index_at_a_time(study):
+    message = run(study, status=1, JAX_COORDINATOR_ADDRESS="localhost:1")
+    assert "one of several processes: they run one --index=N" in message
+    assert calls(study) == []
+    run(study, JAX_COORDINATOR_ADDRESS="localhost:1", SLURM_ARRAY_TASK_ID="2")
+    assert calls(study) == PRETRAINING[2:3]
 
 
 def test_an_index_that_is_not_there_or_not_ready_is_named(study):

@@ -84,6 +84,10 @@ def run_one(jobs: Sequence[Job], index: int) -> None:
 
 def run_all(jobs: Sequence[Job], write: Callable[[], object]) -> None:
     """Runs what is not done, a seed after the other; writes the results after each accuracy."""
+    from vmae_jax import hosts  # imports jax, which a list of the runs can do without
+
+    if hosts.is_cluster():  # they could disagree on what is done, and wait for each other
+        raise StudyError("this is one of several processes: they run one --index=N; see --list")
     # Most runs compile the same programs. On a CPU they fit this machine alone: they are not kept.
     with tempfile.TemporaryDirectory(prefix="vmae-jax-study-") as compiled:
         environment = {"JAX_COMPILATION_CACHE_DIR": compiled, **os.environ}
