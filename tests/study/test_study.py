@@ -211,12 +211,15 @@ def test_sigterm_reaches_the_run_and_nothing_else_starts(study):
     assert calls(study) == PRETRAINING[:1]
 
 
-def test_other_settings_are_refused(study):
+def test_other_settings_are_refused_unless_nothing_was_kept(study):
+    few = ("--config.seeds=(0,)", "--config.scratch=False", "--config.arms.good.splits=('a',)")
     (study / "runs/fail_0").touch()
-    run(study, status=1)
-    message = run(study, "--config.pretrain.settings.train.steps=9", status=1)
+    run(study, *few, status=1)
+    (study / "runs/fail_0").unlink()
+    run(study, *few, "--config.pretrain.settings.train.steps=9")
+    message = run(study, *few, status=1)
     assert message.splitlines()[-1].startswith("error: ")
-    assert "was run with other settings (train.steps: 7 -> 9)" in message
+    assert "was run with other settings (train.steps: 9 -> 7)" in message
 
 
 def test_several_processes_run_one_index_at_a_time(study):

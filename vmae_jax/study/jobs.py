@@ -196,7 +196,13 @@ def _with_embedded(study: Study, folder: str) -> Study:
 
 
 def check(job: Job) -> None:
-    """Raises StudyError where the job's folder holds a run of other settings or data."""
+    """Raises StudyError where the job's folder holds a run of other settings or data.
+
+    One that failed before it kept anything may be begun again with better settings.
+    """
+    kept = epath.Path(job.folder) / "checkpoints"
+    if not (job.is_done() or (kept.exists() and any(p.name.isdigit() for p in kept.iterdir()))):
+        return
     try:
         noted = json.loads((epath.Path(job.folder) / "job.json").read_text())
     except (FileNotFoundError, ValueError):  # not begun, or killed in that moment
