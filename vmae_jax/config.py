@@ -281,6 +281,34 @@ class ProbeConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class DistillConfig:
+    """Whom a student imitates, and in what."""
+
+    # A classifier, read as init_from is; random = one that knows nothing, to see a recipe run.
+    teacher: str = ""
+    variant: str = ""  # the teacher's, as in model.variant; "" = as its file says, which plans read
+    temperature: float = 1.0  # of both softmaxes, the teacher's and the student's
+    soft_weight: float = 1.0  # of the teacher's targets; labels count the rest, and 1 needs none
+    feature_weight: float = 0.0  # on top, of the distance to the teacher's pooled features; 0 = off
+
+    def __post_init__(self):
+        _check(self.temperature > 0, "distill.temperature", self.temperature, "more than 0")
+        _check(
+            0 <= self.soft_weight <= 1, "distill.soft_weight", self.soft_weight, "a share in [0, 1]"
+        )
+        _check(self.feature_weight >= 0, "distill.feature_weight", self.feature_weight, "0 or more")
+        _check(
+            self.soft_weight + self.feature_weight > 0, "distill.soft_weight", self.soft_weight,
+            "more than 0 without distill.feature_weight: nothing would be learned of the teacher",
+        )  # fmt: skip
+        if self.variant:
+            try:
+                variant_of(self.variant)
+            except ConfigError as error:
+                raise ConfigError(str(error).replace("model.variant", "distill.variant")) from None
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
     dataset: str = "synthetic"  # a dataset directory (local or any fsspec URL), or 'synthetic'
     split: str = "train"
@@ -370,7 +398,7 @@ class TrainConfig:
 @dataclasses.dataclass(frozen=True)
 class Config:
     seed: int = 0
-    task: str = "pretrain"  # pretrain, finetune or probe
+    task: str = "pretrain"  # pretrain, finetune, distill or probe
     mode: str = "train"  # train, or eval: test the workdir's last checkpoint, or init_from
     init_from: str = ""  # weights to start from: a workdir, .pth, .safetensors or model directory
     normalize_target: bool = True  # per patch and channel; False = plain pixels in [0, 1]
@@ -378,6 +406,7 @@ class Config:
     mask: MaskConfig = MaskConfig()
     classifier: ClassifierConfig = ClassifierConfig()
     probe: ProbeConfig = ProbeConfig()
+    distill: DistillConfig = DistillConfig()
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     eval: EvalConfig = EvalConfig()
@@ -386,7 +415,7 @@ class Config:
     train: TrainConfig = TrainConfig()
 
     def __post_init__(self):
-        _one_of("task", self.task, ("pretrain", "finetune", "probe"))
+        _one_of("task", self.task, ("pretrain", "finetune", "distill", "probe"))
         _one_of("mode", self.mode, ("train", "eval"))
         _check(self.seed >= 0, "seed", self.seed, "0 or more")
         clips = self.data.batch_size * self.data.views
@@ -408,6 +437,13 @@ class Config:
             f"-1 to {depth}, the blocks of {self.model.variant}",
         )
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether training reads the videos' labels."""
+        if self.task == "distill":
+            return self.distill.soft_weight < 1
+        return self.task != "pretrain"
+
     def _check_classifier(self) -> None:
         clips = self.data.batch_size * self.data.views // self.optim.accumulate
         group = self.augment.mix_group
@@ -419,6 +455,11 @@ class Config:
         _check(
             bool(self.eval.split) or not tests, "eval.split", self.eval.split,
             "the split to test on",
+        )  # fmt: skip
+        _check(
+            bool(self.distill.teacher) or self.task != "distill" or self.mode == "eval",
+            "distill.teacher", self.distill.teacher,
+            "a classifier: a workdir, .pth, .safetensors or model directory",
         )  # fmt: skip
 
     def _check_pretraining(self) -> None:
@@ -475,6 +516,8 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.init_from = ""
     config.classifier.update(num_classes=0, label_map="", train_blocks=-1)
     config.augment.mix_group = 0
+    if config.task == "distill":
+        config.distill.update(teacher="random", variant="")
     config.eval.update(clips=2, crops=1, batch_size=4)
     config.optim.warmup_steps = 1
     config.train.update(steps=6, log_every=2, checkpoint_every=3, picture_every=0)

@@ -29,7 +29,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import google_crc32c
 import jax
 import numpy as np
 import tqdm
@@ -262,19 +261,10 @@ def by_names(videos: Sequence[str]) -> dict[str, str]:
     return by_name
 
 
-def fingerprint(params: model_lib.Params) -> str:
-    """Tells weights apart, whatever file they came from."""
-    checksum = 0
-    for path, leaf in jax.tree.leaves_with_path(params):
-        checksum = google_crc32c.extend(checksum, tree.path_name(path).encode())
-        checksum = google_crc32c.extend(checksum, np.ascontiguousarray(leaf).tobytes())
-    return f"{checksum:08x}"
-
-
 def settings_of(model: model_lib.Model, windows: Windows, tokens: bool) -> dict[str, Any]:
     """All that decides the values."""
     return {
-        "weights": fingerprint(model.params),
+        "weights": tree.fingerprint(model.params),
         "model": dataclasses.asdict(model.config),
         "every": windows.every,
         **dataclasses.asdict(windows.views),

@@ -59,6 +59,10 @@ def classifier_task(config: config_lib.Config):
         from vmae_jax.tasks.probe import Probe
 
         return Probe
+    if config.task == "distill":
+        from vmae_jax.tasks.distill import Distill
+
+        return Distill
     from vmae_jax.tasks.finetune import Finetune
 
     return Finetune
@@ -125,7 +129,7 @@ def next_commands(task: str, workdir: str) -> list[str]:
             "python -m vmae_jax.data.build --videos=YOUR_VIDEOS --out=YOUR_DATASET",
             f"python -m vmae_jax.features --checkpoint={folder} --out=FEATURES YOUR_VIDEOS",
         ]
-    if task == "finetune":
+    if task in ("finetune", "distill"):
         return [
             f"python -m vmae_jax.predict --checkpoint={folder} YOUR_VIDEO.mp4",
             f"python -m vmae_jax.convert --input={folder} --to=transformers --output=YOUR_MODEL",

@@ -12,6 +12,8 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 
 from vmae_jax import hardware, hlo, program, sharding
 from vmae_jax.config import Config, ConfigError
+from vmae_jax.tasks import teacher
+from vmae_jax.tasks.distill import Distill
 from vmae_jax.tasks.finetune import Finetune
 from vmae_jax.tasks.pretrain import Pretrain
 from vmae_jax.tasks.probe import Probe
@@ -181,15 +183,18 @@ def _task(config: Config) -> program.Task:
         raise ConfigError(
             "config.classifier.num_classes = 0: a plan counts no data; give the number of classes"
         )
+    if config.task == "distill":
+        return Distill(config, teacher=teacher.abstract(config))
     return (Probe if config.task == "probe" else Finetune)(config)
 
 
 def _batch(config: Config, mesh: Mesh | AbstractMesh) -> dict[str, Any]:
+    """The entries of a batch that go to the device."""
     split = NamedSharding(mesh, sharding.BATCH)
     model, clips = config.model, config.data.batch_size * config.data.views
     video = (clips, model.num_frames, model.image_size, model.image_size, 3)
     batch = {"video": jax.ShapeDtypeStruct(video, np.uint8, sharding=split)}
-    if config.task != "pretrain":
+    if config.needs_labels:
         batch["label"] = jax.ShapeDtypeStruct((clips,), np.int32, sharding=split)
     return batch
 

@@ -1,6 +1,7 @@
 """What a run executes on a mesh: the state's first values and the training step.
 
-State is the plain tree {step, params, opt_state[, frozen][, ema_params]}.
+State is the plain tree {step, params, opt_state[, frozen][, ema_params]}; distillation adds a
+teacher, which no checkpoint holds.
 """
 
 import dataclasses
@@ -38,6 +39,7 @@ class Task(Protocol):
     flops_per_clip: float  # of a training step, without what is computed twice to save memory
     report_every: int  # steps; 0 = only after the last
     meta: Mapping[str, Any]  # what a checkpoint has to say besides the config
+    teacher: Any  # host arrays that the loss sees as params["teacher"]; None = no distillation
 
     def init(self, key: jax.Array) -> Any: ...
     def loss_fn(self, params: Any, batch: dict, key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -81,6 +83,22 @@ def whole(state: Mapping[str, Any], params: Any) -> Any:
     return tree.join(params, state.get("frozen", {}))
 
 
+def saved(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint holds of the state: a teacher comes from a file of its own."""
+    return {part: value for part, value in state.items() if part != "teacher"}
+
+
+def with_teacher(state: Mapping[str, Any], task: Task, like: Mapping[str, Any]) -> dict[str, Any]:
+    """What was saved as the step takes it: where `like` has a teacher, the task's, in its place."""
+    if "teacher" not in like:
+        return dict(state)
+
+    def place(value: np.ndarray, to: jax.ShapeDtypeStruct) -> jax.Array:
+        return jax.make_array_from_callback(to.shape, to.sharding, lambda index: value[index])
+
+    return {**state, "teacher": jax.tree.map(place, task.teacher, like["teacher"])}
+
+
 def with_weights(state: Any, weights: Mapping[str, np.ndarray], shardings: Any) -> Any:
     """The fresh state, its parameters at the paths of `weights` replaced, shard by shard."""
 
@@ -104,7 +122,10 @@ def make_step(
 
     def gradients(state: Any, batch: dict, key: jax.Array) -> tuple[jax.Array, Any]:
         def loss_fn(params: Any, batch: dict, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return task.loss_fn(whole(state, params), batch, key)
+            seen = whole(state, params)
+            if "teacher" in state:  # never an argument of the gradient
+                seen["teacher"] = state["teacher"]
+            return task.loss_fn(seen, batch, key)
 
         params = state["params"]
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
@@ -141,8 +162,7 @@ def make_step(
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, {k: state[k] for k in new})
         new["step"] = state["step"] + 1
-        if "frozen" in state:
-            new["frozen"] = state["frozen"]
+        new |= {part: state[part] for part in ("frozen", "teacher") if part in state}
         return new, {"loss": loss, "grad_norm": norm, "lr": lr, "skipped": ~finite}
 
     return step
@@ -152,7 +172,7 @@ def make_step(
 class Program:
     """What a run executes on a mesh. Nothing is computed yet: `plan` compiles it for others."""
 
-    init: Callable  # key -> state
+    init: Callable  # key -> state, without a teacher
     state: Any  # ShapeDtypeStructs with shardings
     step: Callable  # jitted (state, batch) -> (state, metrics); call it with the mesh set
 
@@ -162,6 +182,10 @@ class Program:
         tx = optim.optimizer(config.optim, config.model.encoder.depth)
         init = make_init(config, task, tx)
         shapes = jax.eval_shape(init, jax.random.key(config.seed))
+        if task.teacher is not None:
+            shapes["teacher"] = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), task.teacher
+            )
         shardings = sharding.tree_shardings(shapes, mesh)
         step = jax.jit(
             make_step(config, task, tx, schedule),
@@ -173,9 +197,10 @@ class Program:
 
 def fresh_state(task: Task, program: Program) -> Any:
     """The state of step 0: random, or with the weights of config.init_from."""
-    shardings = jax.tree.map(lambda x: x.sharding, program.state)
+    like = saved(program.state)
+    shardings = jax.tree.map(lambda x: x.sharding, like)
     state = jax.jit(program.init, out_shardings=shardings)(jax.random.key(task.config.seed))
-    if not task.config.init_from:
-        return state
-    weights = task.initial_weights(whole(program.state, program.state["params"]))
-    return with_weights(state, weights, shardings)
+    if task.config.init_from:
+        weights = task.initial_weights(whole(like, like["params"]))
+        state = with_weights(state, weights, shardings)
+    return with_teacher(state, task, program.state)

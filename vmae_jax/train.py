@@ -19,13 +19,14 @@ from jax.sharding import Mesh
 
 from vmae_jax import checkpoint, hosts, metrics, optim, sharding
 from vmae_jax.config import Config, ConfigError, differences, to_dict, total_steps
-from vmae_jax.program import Program, Stream, Task, fresh_state, whole
+from vmae_jax.program import Program, Stream, Task, fresh_state, saved, whole, with_teacher
 
 log = logging.getLogger(__name__)
 
 # Changed on resume, these would give other shapes, another order of data, masks or targets.
 FIXED_SETTINGS = (
     "seed", "task", "normalize_target", "mask.", "classifier.", "probe.", "augment.",
+    "distill.temperature", "distill.soft_weight", "distill.feature_weight",
     "model.variant", "model.image_size", "model.num_frames", "model.tubelet_size",
     "model.patch_size", "model.positions", "model.norm_eps", "model.head_norm_eps",
     "model.encoder_norm",
@@ -106,6 +107,17 @@ def check_resume(config: Config, meta: dict[str, Any], fingerprint: str, path: s
         log.warning("config.%s changed since the checkpoint: %r -> %r", key, old, new)
 
 
+def check_teacher(config: Config, meta: dict[str, Any], found: str | None, path: str) -> None:
+    """Raises unless the checkpoint's run had the same teacher, wherever its file lies now."""
+    if meta.get("teacher") != found:
+        raise ConfigError(
+            f"{path} was taught by weights with fingerprint {meta.get('teacher')} "
+            f"({meta['config']['distill']['teacher']}), but config.distill.teacher = "
+            f"{config.distill.teacher!r} has {found}; give the same teacher to continue, or use a "
+            "new --workdir to start afresh"
+        )
+
+
 def train(task: Task, workdir: str) -> Result:
     """Runs or continues a run in `workdir` until its last step or a signal."""
     config, folder = task.config, epath.Path(workdir)
@@ -126,6 +138,7 @@ def train(task: Task, workdir: str) -> Result:
         steps = total_steps(config, stream.num_videos)
         if start is not None:
             check_resume(config, meta, stream.fingerprint, checkpoints.path(start))
+            check_teacher(config, meta, task.meta.get("teacher"), checkpoints.path(start))
             if start >= steps:
                 found = tuple(sorted(str(p) for p in (folder / "pictures").glob("*.png")))
                 return Result(start, steps, checkpoints.path(start), found, already_done=True)
@@ -139,7 +152,8 @@ def train(task: Task, workdir: str) -> Result:
             state = fresh_state(task, program)
             _write_overview(folder, whole(state, state["params"]))
         else:
-            state = checkpoints.restore(start, program.state)
+            state = checkpoints.restore(start, saved(program.state))
+            state = with_teacher(state, task, program.state)
         # The mesh tells kernels and activations where they are.
         stack.enter_context(jax.set_mesh(mesh))
         run = Run(config, task, stream, checkpoints, mesh, folder / "pictures", steps)
@@ -195,7 +209,7 @@ class Run:
             "fingerprint": self.stream.fingerprint,
             **self.task.meta,
         }
-        self.checkpoints.save(step, state, meta)
+        self.checkpoints.save(step, saved(state), meta)
 
     def next_batch(self) -> dict[str, jax.Array]:
         batch = next(self.stream)

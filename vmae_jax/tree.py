@@ -1,9 +1,11 @@
-"""Nested dicts of parameters: names of leaves, and trees in two parts."""
+"""Nested dicts of parameters: names of leaves, trees in two parts, what tells trees apart."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import google_crc32c
 import jax
+import numpy as np
 
 Tree = Mapping[str, Any]
 
@@ -35,3 +37,12 @@ def join(a: Tree, b: Tree) -> dict[str, Any]:
     """Both trees in one; no leaf is in both."""
     shared = {k: join(a[k], b[k]) for k in a.keys() & b.keys()}
     return {**a, **b, **shared}
+
+
+def fingerprint(params: Tree) -> str:
+    """Tells weights apart, whatever file they came from."""
+    checksum = 0
+    for path, leaf in jax.tree.leaves_with_path(params):
+        checksum = google_crc32c.extend(checksum, path_name(path).encode())
+        checksum = google_crc32c.extend(checksum, np.ascontiguousarray(leaf).tobytes())
+    return f"{checksum:08x}"

@@ -189,7 +189,7 @@ class ClipStream(Iterator[dict[str, np.ndarray]]):
     """Endless batches of this process: with b videos a batch and V views of each,
 
       video   u8[b * V, T, S, S, 3], the views of a video one after the other
-      label   i32[b * V], class of each view's video; -1 = none, in pre-training alone
+      label   i32[b * V], class of each view's video; -1 = none, where training needs none
       record  i64[b], number of the record in the data set
       bad     i64[b], bad records that were tried before it
 
@@ -287,7 +287,7 @@ def open_clips(
     places = range(data.batch_size) if places is None else places
     if start < 0:
         raise ValueError(f"start = {start}: expected the number of videos seen, 0 or more")
-    labelled = config.task != "pretrain"
+    labelled = config.needs_labels
     dataset = (open_labelled if labelled else open_dataset)(data.dataset, data.split)
     count, model = len(dataset.source), config.model
     load = _LoadViews(

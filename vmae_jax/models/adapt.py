@@ -9,6 +9,7 @@ import numpy as np
 from vmae_jax.config import ClassifierConfig
 
 Tree = Mapping[str, Any]
+TO_TEACHER = "to_teacher"  # beside the classifier: the map of its features to a teacher's width
 
 
 def is_frozen(path: str, config: ClassifierConfig) -> bool:
@@ -21,8 +22,11 @@ def is_frozen(path: str, config: ClassifierConfig) -> bool:
 
 
 def fold(params: Tree, config: ClassifierConfig) -> dict[str, Any]:
-    """A trained classifier's tree (NumPy) -> the plain one: a single stack, no low-rank updates."""
-    params = dict(params)
+    """A trained classifier's tree (NumPy) -> the plain one.
+
+    A single stack, no low-rank updates, nothing that only distillation needs.
+    """
+    params = {name: part for name, part in params.items() if name != TO_TEACHER}
     encoder = params["encoder"] = dict(params["encoder"])
     stacks = [encoder.pop(name)["blocks"] for name in ("stem", "tower") if name in encoder]
     stacks = [_without_lora(stack, config) for stack in stacks]

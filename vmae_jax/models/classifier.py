@@ -57,7 +57,11 @@ class Classifier(nnx.Module):
         Args:
           key: of drop path and head dropout in training; None in evaluation.
         """
-        x = self.features(patches, key).astype(jnp.float32)
+        return self.logits(self.features(patches, key), key)
+
+    def logits(self, features: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """Pooled features [B, D] -> float32 [B, C]; a key switches head dropout on."""
+        x = features.astype(jnp.float32)
         if key is not None and self.head_dropout:
             kept = 1 - self.head_dropout
             x = x * jax.random.bernoulli(jax.random.fold_in(key, 1), kept, x.shape) / kept

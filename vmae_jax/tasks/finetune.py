@@ -37,7 +37,8 @@ class Finetune:
     `config.classifier.num_classes` has to be known: `from_data` counts the classes of a data set.
     """
 
-    inputs = ("video", "label")
+    inputs: tuple[str, ...] = ("video", "label")
+    teacher: Any = None
 
     def __init__(self, config: Config, label_names: tuple[str, ...] = ()):
         self.config = config = for_platform(config, jax.default_backend())
@@ -104,6 +105,18 @@ class Finetune:
         Args:
           batch: video uint8 [B, T, height, width, 3] and label int32 [B].
         """
+        video, targets, key = self.augmented(batch, key)
+        logits = self.model(params)(self.patches(video), key)
+        loss = optax.softmax_cross_entropy(logits, targets).mean()
+        return loss, jnp.float32(len(video))
+
+    def augmented(
+        self, batch: dict[str, jax.Array], key: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Erased and mixed: video normalised [B, T, height, width, 3], targets [B, C].
+
+        The third is the key that is left for the model.
+        """
         augment, head = self.config.augment, self.config.classifier
         erase_key, mix_key, model_key = jax.random.split(key, 3)
         video = layers.normalize_pixels(batch["video"])
@@ -111,9 +124,7 @@ class Finetune:
         if augment.erase:
             video = mixing.erase(erase_key, video, augment.erase)
         video, targets = mixing.mix(mix_key, video, targets, augment)
-        logits = self.model(params)(self.patches(video), model_key)
-        loss = optax.softmax_cross_entropy(logits, targets).mean()
-        return loss, jnp.float32(len(video))
+        return video, targets, model_key
 
     def probabilities(self, params: dict[str, Any], views: jax.Array) -> jax.Array:
         """Views of one video uint8 [V, T, height, width, 3] -> mean softmax float32 [C]."""

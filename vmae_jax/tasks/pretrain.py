@@ -23,6 +23,7 @@ class Pretrain:
     """The task of VideoMAE V2's first stage; see `program.Task` for the interface."""
 
     inputs = ("video",)
+    teacher = None
     meta: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, config: Config):
