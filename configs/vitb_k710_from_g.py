@@ -5,19 +5,19 @@
         --config.init_from=YOUR_VITB_K710
 
 The teacher is a classifier of the 710 classes (configs/vitg_k710.py, or the public file named
-above), the student starts from its own fine-tuning on them (configs/vitb_k710.py): each is a workdir
-of this code, a public .pth, a safetensors file or a Hugging Face directory. The shards are those of
-configs/vitb_k710.py. Labels count for nothing: more clips without any may be added to
-data.split. A few seconds on a CPU, to see it run: --config=configs/vitb_k710_from_g.py:smoke
+above); the student starts from its own fine-tuning on them (configs/vitb_k710.py). Each is a
+workdir of this code, a public .pth, a safetensors file or a Hugging Face directory. The shards are
+those of configs/vitb_k710.py; their labels only test. ViT-S: --config.model.variant=S. A few
+seconds on a CPU, to see it run: --config=configs/vitb_k710_from_g.py:smoke
 
 Hardware: the student's 86.2 M parameters, whose weights, gradients and two moments take 1.4 GB in
-float32, and the teacher's 1013 M in bfloat16, 2 GB; both are shared out over mesh.fsdp devices. A
-step costs the student's forward and backward pass and the teacher's forward pass, six times as
-much as fine-tuning ViT-B alone.
+float32, and the teacher's 1011.6 M, 2 GB in bfloat16; both are shared out over mesh.fsdp devices. A
+step computes the teacher's forward pass besides the student's two, 5.7 times as much as fine-tuning
+ViT-B alone.
 Topologies, as flags of vmae_jax.plan (launch/plans.sh compiles each; README.md has the figures):
   --topology=v5p:2x4x4
-Expected top-1: 81.5 on Kinetics-710, 5x3 views (VideoMAE V2's model zoo). Not measured with this
-code yet.
+Expected top-1: 81.5 on Kinetics-710 (ViT-S: 77.6), 5x3 views (VideoMAE V2's model zoo). Not
+measured with this code yet.
 
 Sources, by setting:
   teacher, data set, first weights of the student: VideoMAE V2's model zoo. Its loss, epochs and

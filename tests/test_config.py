@@ -26,7 +26,7 @@ def test_the_recipes_are_there():
         "vitg_k400_from_k710", "vitg_k600_from_k710", "vitg_ssv2", "vith_k400", "vith_k600",
         "vith_k710", "vith_ssv2", "vitl_k400", "vitl_ssv2", "vitb_k400", "vitb_k710", "vitb_ssv2",
         "finetune_custom", "pretrain_synthetic", "finetune_synthetic", "probe_linear",
-        "probe_attentive", "probe_knn",
+        "probe_attentive", "probe_knn", "vitb_k710_from_g", "distill_synthetic",
     }  # fmt: skip
 
 

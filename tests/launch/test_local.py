@@ -192,3 +192,18 @@ def test_learning_compares_equals():
         for line in pretrained
     ]
     assert as_random == random
+
+
+def test_students_differ_in_their_teacher_alone():
+    out = subprocess.run(
+        ["bash", "launch/learning.sh", "--distill", "--dry-run", "/FOLDER", "7"],
+        cwd=ROOT, env=os.environ | {"PYTHON": "python"}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert out.returncode == 0, out.stderr
+    *_, teacher, distilled, labelled = out.stdout.splitlines()
+    assert "--workdir=/FOLDER/pretrained_finetune_7 " in teacher
+    taught = "--config.distill.teacher=/FOLDER/pretrained_finetune_7"
+    assert taught in distilled
+    assert labelled == distilled.replace(taught, "--config.task=finetune").replace(
+        "/distilled_", "/labelled_"
+    )
