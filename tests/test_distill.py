@@ -246,7 +246,7 @@ def test_bad_teachers_are_named(tmp_path, taught):
     def read(**settings):
         return teachers.read(with_settings(DISTILL, distill={"teacher": taught, **settings}))
 
-    with pytest.raises(ConfigError, match=r"teacher' has Tower\(dim=24.*variant = 'B' has Tower"):
+    with pytest.raises(ConfigError, match=r"distill.variant = 'B': .*teacher is a 24x2x3x48; give"):
         read(variant="B")
     patches = with_settings(
         DISTILL, model={"patch_size": 8, "image_size": 40}, distill={"teacher": taught}

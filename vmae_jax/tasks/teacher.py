@@ -10,7 +10,14 @@ import numpy as np
 from flax import nnx
 
 from vmae_jax import evaluate, tree
-from vmae_jax.config import ClassifierConfig, Config, ConfigError, ModelConfig, variant_of
+from vmae_jax.config import (
+    ClassifierConfig,
+    Config,
+    ConfigError,
+    ModelConfig,
+    tower_name,
+    variant_of,
+)
 from vmae_jax.convert import fit, load
 from vmae_jax.models import classifier, layers
 
@@ -86,8 +93,8 @@ def read(config: Config) -> Teacher:
     expected = config.distill.variant
     if expected and found.model.encoder != variant_of(expected).encoder:
         raise ConfigError(
-            f"config.distill.teacher = {path!r} has {found.model.encoder}, but config.distill."
-            f"variant = {expected!r} has {variant_of(expected).encoder}; '' takes what the file has"
+            f"config.distill.variant = {expected!r}: {path} is a "
+            f"{tower_name(found.model.encoder)}; give that, or '' to take what the file holds"
         )
     model = _on_clips_of(config, found.model)
     like = load.abstract(_maker(model, found.num_classes))
