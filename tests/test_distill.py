@@ -1,5 +1,6 @@
 """Distillation: the loss, the teacher that nothing touches, resuming, devices, mistakes."""
 
+import ast
 import dataclasses
 import json
 import shutil
@@ -8,25 +9,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_models
 from data.tiny_dataset import clip, write_dataset
-from fakes import FINETUNE, FakeDataTask, FakeFinetune, with_settings
+from fakes import FINETUNE, FakeFinetune, with_settings
 
 from vmae_jax import checkpoint, main, planner, program, sharding, train, tree
-from vmae_jax.config import AugmentConfig, Config, ConfigError, DistillConfig
-from vmae_jax.convert.load import load
+from vmae_jax.config import Config, ConfigError, DistillConfig
+from vmae_jax.convert.load import Weights, load
+from vmae_jax.convert.save import save
 from vmae_jax.data import pipeline
 from vmae_jax.models import layers
 from vmae_jax.models.adapt import TO_TEACHER
 from vmae_jax.tasks import finetune
 from vmae_jax.tasks import teacher as teachers
 from vmae_jax.tasks.distill import Distill
+from vmae_jax.tasks.finetune import Finetune
 
 NAMES = ("a", "b", "c")
-SMALL = with_settings(
-    FINETUNE, model={"variant": "24x2x3x48", "patch_size": 16}, train={"steps": 2}
+STUDENT = with_settings(
+    FINETUNE, model={"variant": "16x1x2x32", "patch_size": 16}, train={"steps": 2}
 )
+TEACHER = with_settings(STUDENT, model={"variant": "32x1x4x160"})
 DISTILL = dataclasses.replace(
-    SMALL, task="distill", distill=DistillConfig("random", variant="16x1x2x32")
+    STUDENT, task="distill", distill=DistillConfig("random", variant=TEACHER.model.variant)
 )
 # Every part of the loss at once.
 ALL = {"temperature": 2.0, "soft_weight": 0.7, "feature_weight": 0.5}
@@ -49,11 +54,43 @@ def devices(request, monkeypatch):
         monkeypatch.setattr(sharding, "make_mesh", lambda c: make_mesh(c, jax.devices()[:1]))
 
 
-@pytest.fixture
-def taught(tmp_path):
-    """The workdir of a classifier of the classes a, b and c."""
-    train.train(FakeFinetune(SMALL), str(tmp_path / "teacher"))
-    return str(tmp_path / "teacher")
+def random_params(like, seed=1):
+    """Parameters that say something of every clip."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), like)
+
+
+def teacher_file(folder, seed):
+    """Weights of a classifier of the classes a, b and c."""
+    like = jax.eval_shape(Finetune(TEACHER).init, jax.random.key(0))
+    path = str(folder / f"teacher{seed}.safetensors")
+    weights = Weights("classifier", TEACHER.model, random_params(like, seed), NAMES, "random", ())
+    save(weights, path, "original")
+    return path
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    return teacher_file(tmp_path_factory.mktemp("teacher"), seed=1)
+
+
+def taught_by(path, config=DISTILL, **settings):
+    return with_settings(config, distill={"teacher": path, "variant": "", **settings})
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, taught):
+    """A run of four steps with all of the loss, and its config."""
+    folder = tmp_path_factory.mktemp("run") / "whole"
+    config = with_settings(
+        taught_by(taught, **ALL),
+        train={"steps": 4, "checkpoint_every": 2}, optim={"ema_decay": 0.9, "accumulate": 2},
+    )  # fmt: skip
+    make_mesh = sharding.make_mesh
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(sharding, "make_mesh", lambda c: make_mesh(c, jax.devices()[:1]))
+        train.train(FakeDistill(config), str(folder))
+    return folder, config
 
 
 def losses(workdir):
@@ -68,17 +105,9 @@ def batch_of(config, clips=4):
     return {"video": video, "label": (np.arange(clips) % 3).astype(np.int32)}
 
 
-def noisy(params, scale=0.2):
-    """Parameters that say something of every clip."""
-    leaves, structure = jax.tree.flatten(params)
-    rng = np.random.default_rng(1)
-    shaken = [x + rng.normal(0, scale, x.shape).astype(np.float32) for x in leaves]
-    return jax.tree.unflatten(structure, shaken)
-
-
 def params_of(task):
-    own = noisy(jax.jit(task.init)(jax.random.key(0)))
-    return {**own, "teacher": noisy(task.teacher)}
+    like = jax.eval_shape(task.init, jax.random.key(0))
+    return {**random_params(like), "teacher": random_params(task.teacher, seed=2)}
 
 
 def log_softmax(x):
@@ -92,20 +121,24 @@ def test_the_loss_equals_numpy():
     loss, clips = jax.jit(task.loss_fn)(params, batch, jax.random.key(0))
     assert clips == len(batch["video"])
 
-    video = layers.normalize_pixels(jnp.asarray(batch["video"]))
-    features, logits = task._teacher(params["teacher"], video)
-    student = task.model(params)
-    own = student.features(task.patches(video))
-    p, q = log_softmax(logits / 2.0), log_softmax(student.logits(own) / 2.0)
+    @jax.jit
+    def parts(params):
+        video = layers.normalize_pixels(batch["video"])
+        student = task.model(params)
+        own = student.features(task.patches(video))
+        taught = task._teacher(params["teacher"], video)
+        return *taught, student.logits(own), own @ params[TO_TEACHER]["kernel"]
+
+    features, logits, own_logits, own = (np.asarray(x, np.float64) for x in parts(params))
+    p, q = log_softmax(logits / 2.0), log_softmax(own_logits / 2.0)
     soft = 4 * (np.exp(p) * (p - q)).sum(1).mean()
     labels = 0.9 * np.eye(3)[batch["label"]] + 0.1 / 3
-    hard = -(labels * log_softmax(student.logits(own))).sum(1).mean()
-    mapped = np.asarray(own @ params[TO_TEACHER]["kernel"], np.float64)
+    hard = -(labels * log_softmax(own_logits)).sum(1).mean()
 
     def standard(x):
         return (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5)
 
-    distance = np.square(standard(mapped) - standard(np.asarray(features, np.float64))).mean()
+    distance = np.square(standard(own) - standard(features)).mean()
     assert min(soft, hard, distance) > 0.01
     np.testing.assert_allclose(loss, 0.7 * soft + 0.3 * hard + 0.5 * distance, rtol=1e-5)
 
@@ -125,83 +158,62 @@ def test_nothing_is_learned_in_the_teacher():
     assert tree.paths(run.state["teacher"]) == tree.paths(task.teacher)
 
 
-def test_a_student_that_is_its_teacher_has_nothing_to_learn(tmp_path, taught):
-    settings = {"teacher": taught, "variant": "", "feature_weight": 1.0}
-    config = with_settings(
-        DISTILL, distill=settings, init_from=taught, augment=AugmentConfig(randaugment=""),
-        train={"steps": 1},
-    )  # fmt: skip
-    train.train(FakeDistill(config), str(tmp_path / "run"))
-    (loss,) = losses(tmp_path / "run")
-    assert abs(loss) < 1e-6
-    others = with_settings(config, init_from="")
-    train.train(FakeDistill(others), str(tmp_path / "fresh"))
-    assert losses(tmp_path / "fresh")[0] > 0.1
+def test_a_student_that_is_its_teacher_has_nothing_to_learn(taught):
+    config = dataclasses.replace(DISTILL, model=TEACHER.model)
+    task = FakeDistill(taught_by(taught, config, feature_weight=1.0, temperature=2.0))
+    loss_fn = jax.jit(lambda p: task.loss_fn(p, batch_of(DISTILL), jax.random.key(0))[0])
+    assert abs(loss_fn({**task.teacher, "teacher": task.teacher})) < 1e-6
+    assert loss_fn({**random_params(task.teacher, seed=2), "teacher": task.teacher}) > 0.1
 
 
-@pytest.mark.parametrize("settings", [ALL, {"feature_weight": 0.0}])
-def test_resumed_equals_uninterrupted_and_no_checkpoint_holds_the_teacher(
-    tmp_path, taught, settings
-):
-    config = with_settings(
-        DISTILL, distill={"teacher": taught, "variant": "", **settings},
-        train={"steps": 4, "checkpoint_every": 2}, optim={"ema_decay": 0.9, "accumulate": 2},
-    )  # fmt: skip
-    for name in ("whole", "parts"):
-        train.train(FakeDistill(config), str(tmp_path / name))
-    parts = tmp_path / "parts" / "checkpoints"
-    shutil.rmtree(parts / "4")
-    moved = shutil.move(taught, tmp_path / "moved")  # a teacher is known by its weights
-    again = with_settings(config, distill={"teacher": str(moved)})
-    assert train.train(FakeDistill(again), str(tmp_path / "parts")).step == 4
-    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
-    (meta, a), (_, b) = (checkpoint.load_params(str(tmp_path / d)) for d in ("whole", "parts"))
+def test_resumed_equals_uninterrupted(tmp_path, whole, taught):
+    folder, config = whole
+    parts = shutil.copytree(folder, tmp_path / "parts")
+    shutil.rmtree(parts / "checkpoints" / "4")
+    moved = str(
+        shutil.copy(taught, tmp_path / "moved.safetensors")
+    )  # a teacher is known by its weights
+    again = with_settings(config, distill={"teacher": moved})
+    assert train.train(FakeDistill(again), str(parts)).step == 4
+    assert losses(parts) == losses(folder)
+    (meta, a), (_, b) = (checkpoint.load_params(str(d)) for d in (folder, parts))
     jax.tree.map(np.testing.assert_array_equal, a, b)
-    assert meta["teacher"] == tree.fingerprint(load(moved).params)
-    saved = json.loads((parts / "4" / "state" / "_METADATA").read_text())["tree_metadata"]
-    assert saved
-    assert not any("'teacher'" in name for name in saved)
+    assert meta["teacher"] == tree.fingerprint(load(taught).params)
 
 
-def test_another_teacher_does_not_go_on(tmp_path, taught):
-    config = with_settings(DISTILL, distill={"teacher": taught, "variant": ""})
-    train.train(FakeDistill(config), str(tmp_path / "run"))
-    other = with_settings(SMALL, seed=1)
-    train.train(FakeFinetune(other), str(tmp_path / "other"))
-    config = with_settings(config, distill={"teacher": str(tmp_path / "other")}, train={"steps": 4})
-    with pytest.raises(ConfigError, match=r"was taught by weights .*other' has .*same teacher"):
-        train.train(FakeDistill(config), str(tmp_path / "run"))
+def test_another_teacher_does_not_go_on(tmp_path, whole):
+    folder, config = whole
+    path = teacher_file(tmp_path, seed=2)
+    config = with_settings(config, distill={"teacher": path}, train={"steps": 6})
+    with pytest.raises(ConfigError, match=r"was taught by weights .*teacher2.* has .*same teacher"):
+        train.train(FakeDistill(config), str(folder))
+
+
+def test_no_checkpoint_holds_the_teacher_nor_needs_it(whole):
+    folder, config = whole
+    state = folder / "checkpoints" / "4" / "state"
+    saved = json.loads((state / "_METADATA").read_text())["tree_metadata"]
+    parts = {ast.literal_eval(name)[0] for name in saved}
+    assert parts == {"step", "params", "opt_state", "ema_params"}
+    found = load(folder)
+    assert (found.kind, found.label_names) == ("classifier", NAMES)
+    assert TO_TEACHER not in found.params
+    gone = with_settings(config, distill={"teacher": "gone.pth"}, optim={"ema_decay": 0.0})
+    task, params = finetune.trained(gone, str(folder), Distill)
+    assert TO_TEACHER in params
+    scores = jax.jit(task.probabilities)(params, batch_of(config)["video"])
+    np.testing.assert_allclose(scores.sum(), 1, rtol=1e-5)
 
 
 @pytest.mark.all_devices
-def test_eight_devices_equal_one(tmp_path, monkeypatch):
-    config = with_settings(
-        DISTILL,
-        distill=ALL | {"variant": "64x2x4x128"},  # large enough to be split
-        augment=AugmentConfig(), classifier={"drop_path": 0.2, "head_dropout": 0.2},
-    )  # fmt: skip
-    make_mesh, found = sharding.make_mesh, {}
-    for count, mesh in ((1, {}), (8, {"data": 2, "fsdp": 2, "tensor": 2})):
-        with monkeypatch.context() as m:
-            m.setattr(sharding, "make_mesh", lambda c, n=count: make_mesh(c, jax.devices()[:n]))
-            task = FakeDistill(with_settings(config, mesh=mesh))
-            train.train(task, str(tmp_path / str(count)))
-        found[count] = losses(tmp_path / str(count))
-    np.testing.assert_allclose(found[8], found[1], atol=1e-5)
-    run = program.Program.on(make_mesh(task.config.mesh), task, lambda step: 1e-4)
+def test_eight_devices_equal_one(tmp_path, whole):
+    folder, config = whole
+    task = FakeDistill(with_settings(config, mesh={"data": 2, "fsdp": 2, "tensor": 2}))
+    train.train(task, str(tmp_path))
+    np.testing.assert_allclose(losses(tmp_path), losses(folder), atol=1e-5)
+    run = program.Program.on(sharding.make_mesh(task.config.mesh), task, lambda step: 1e-4)
     kernel = run.state["teacher"]["encoder"]["tower"]["blocks"]["fc1"]["kernel"]
-    assert kernel.sharding.spec == (None, "fsdp", "tensor")
-
-
-def test_a_checkpoint_is_a_classifier_like_any_other(tmp_path):
-    train.train(FakeDistill(with_settings(DISTILL, distill=ALL)), str(tmp_path / "run"))
-    found = load(tmp_path / "run")
-    assert (found.kind, found.label_names) == ("classifier", NAMES)
-    assert TO_TEACHER not in found.params
-    gone = with_settings(DISTILL, distill={"teacher": "gone.pth"})
-    task, params = finetune.trained(gone, str(tmp_path / "run"), Distill)
-    views = batch_of(DISTILL)["video"]
-    np.testing.assert_allclose(task.probabilities(params, views).sum(), 1, rtol=1e-5)
+    assert tuple(kernel.sharding.spec) == (None, "fsdp", "tensor")
 
 
 def test_a_teacher_in_bfloat16_says_the_same_from_half_the_memory():
@@ -217,12 +229,12 @@ def test_a_teacher_in_bfloat16_says_the_same_from_half_the_memory():
 
 
 def test_classes_are_matched_by_name(taught):
-    config = with_settings(DISTILL, distill={"teacher": taught, "variant": ""})
+    config = taught_by(taught)
     teacher = teachers.read(config)
     turned = teacher.for_classes(("c", "a"), taught)  # it may know more of them
     for name, x in teacher.params["head"].items():
         np.testing.assert_array_equal(turned.params["head"][name], x[..., [2, 0]])
-    with pytest.raises(ConfigError, match=r"distill.teacher = '.*teacher': .*not trained for: x"):
+    with pytest.raises(ConfigError, match=r"distill.teacher = '.*': .*not trained for: x"):
         teacher.for_classes(("a", "b", "x"), taught)
     four = with_settings(config, classifier={"num_classes": 4})
     unnamed = dataclasses.replace(teacher, label_names=())
@@ -244,24 +256,21 @@ def test_bad_settings_are_named(settings, message):
 
 def test_bad_teachers_are_named(tmp_path, taught):
     def read(**settings):
-        return teachers.read(with_settings(DISTILL, distill={"teacher": taught, **settings}))
+        return teachers.read(taught_by(taught, **settings))
 
-    with pytest.raises(ConfigError, match=r"distill.variant = 'B': .*teacher is a 24x2x3x48; give"):
+    with pytest.raises(ConfigError, match=r"distill.variant = 'B': .*is a 32x1x4x160; give that"):
         read(variant="B")
-    patches = with_settings(
-        DISTILL, model={"patch_size": 8, "image_size": 40}, distill={"teacher": taught}
-    )
+    patches = with_settings(taught_by(taught), model={"patch_size": 8, "image_size": 40})
     with pytest.raises(ConfigError, match=r"see the student's clips: .*image_size = 40.*32 or 48"):
         teachers.read(patches)
-    train.train(FakeDataTask(with_settings(SMALL, task="pretrain")), str(tmp_path / "mae"))
     with pytest.raises(ConfigError, match="holds a pretrain, which has no head to teach with"):
-        read(teacher=str(tmp_path / "mae"))
+        read(teacher=tiny_models.checkpoint(tmp_path, "pretrain"))
 
 
 def test_labels_are_read_only_where_they_count(tmp_path, taught):
     bare = write_dataset(tmp_path / "bare", [clip().serialize()] * 3)
     config = with_settings(
-        DISTILL, distill={"teacher": taught, "variant": ""}, data={"dataset": bare},
+        taught_by(taught), data={"dataset": bare},
         classifier={"num_classes": 0}, eval={"split": ""},
     )  # fmt: skip
     task = main.make_task(config)
