@@ -14,6 +14,7 @@ def get_config(arg: str = ""):
     config = config_lib.defaults()
     config.task = "distill"
     config.distill.update(teacher="runs/learning/pretrained_finetune_0")
+    config.distill.update(soft_weight=0.5, feature_weight=1.0)
     config.model.update(variant="64x2x2x256", patch_size=8, image_size=64)
     config.model.update(num_frames=8, tubelet_size=8, dtype="float32")
     config.classifier.update(drop_path=0.0, label_smoothing=0.1)

@@ -125,20 +125,20 @@ def test_the_loss_equals_numpy():
     def parts(params):
         video = layers.normalize_pixels(batch["video"])
         student = task.model(params)
-        own = student.features(task.patches(video))
-        taught = task._teacher(params["teacher"], video)
-        return *taught, student.logits(own), own @ params[TO_TEACHER]["kernel"]
+        patches = task.patches(video)
+        own = student.tokens(patches) @ params[TO_TEACHER]["kernel"]
+        return *task._teacher(params["teacher"], video), student(patches), own
 
-    features, logits, own_logits, own = (np.asarray(x, np.float64) for x in parts(params))
+    tokens, logits, own_logits, own = (np.asarray(x, np.float64) for x in parts(params))
     p, q = log_softmax(logits / 2.0), log_softmax(own_logits / 2.0)
     soft = 4 * (np.exp(p) * (p - q)).sum(1).mean()
     labels = 0.9 * np.eye(3)[batch["label"]] + 0.1 / 3
     hard = -(labels * log_softmax(own_logits)).sum(1).mean()
 
     def standard(x):
-        return (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5)
+        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
 
-    distance = np.square(standard(own) - standard(features)).mean()
+    distance = np.square(standard(own) - standard(tokens)).mean()
     assert min(soft, hard, distance) > 0.01
     np.testing.assert_allclose(loss, 0.7 * soft + 0.3 * hard + 0.5 * distance, rtol=1e-5)
 

@@ -289,7 +289,7 @@ class DistillConfig:
     variant: str = ""  # the teacher's, as in model.variant; "" = as its file says, which plans read
     temperature: float = 1.0  # of both softmaxes, the teacher's and the student's
     soft_weight: float = 1.0  # of the teacher's targets; labels count the rest, and 1 needs none
-    feature_weight: float = 0.0  # on top, of the distance to the teacher's pooled features; 0 = off
+    feature_weight: float = 0.0  # on top, of the distance to the teacher's last tokens; 0 = off
 
     def __post_init__(self):
         _check(self.temperature > 0, "distill.temperature", self.temperature, "more than 0")

@@ -49,7 +49,11 @@ class Classifier(nnx.Module):
 
     def features(self, patches: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Patches [B, N, P] -> the pooled and normed [B, D] that the head sees."""
-        return self.norm(self.tokens(patches, key).mean(1))
+        return self.pool(self.tokens(patches, key))
+
+    def pool(self, tokens: jax.Array) -> jax.Array:
+        """Tokens [B, N, D] -> their mean, normed [B, D]."""
+        return self.norm(tokens.mean(1))
 
     def __call__(self, patches: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Patches uint8, or floats that are normalised, [B, N, P] -> float32 logits [B, C].

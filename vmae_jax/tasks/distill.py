@@ -6,7 +6,8 @@ they were fine-tuned to there (its model zoo says so). Neither its loss nor its 
 (arXiv 2106.05237), whose loss (big_vision, configs/proj/distill) is the default here: the KL
 divergence at temperature 1 and no labels, the student and the teacher looking at the same crop and
 the same mixture. Temperature, its square as a factor, and the share of the labels are those of
-arXiv 1503.02531.
+arXiv 1503.02531. Features are matched token by token where both models have the same grid, else on
+average, by a linear map that is learned where their widths differ (arXiv 1412.6550).
 """
 
 import dataclasses
@@ -51,7 +52,8 @@ class Distill(Finetune):
         if config.distill.feature_weight:
             widths = config.model.encoder.dim, teacher.model.encoder.dim
             self._projected = widths[0] != widths[1]
-            self.flops_per_clip += 6 * widths[0] * widths[1] * self._projected
+            tokens = config.model.num_tokens if config.model.grid == teacher.model.grid else 1
+            self.flops_per_clip += 6 * tokens * widths[0] * widths[1] * self._projected
 
     @classmethod
     def from_data(cls, config: Config) -> "Distill":
@@ -110,18 +112,20 @@ class Distill(Finetune):
         settings = self.config.distill
         nothing = jnp.full(len(batch["video"]), -1)
         video, targets, key = self.augmented({"label": nothing, **batch}, key)
-        features, logits = self._teacher(params["teacher"], video)
+        tokens, logits = self._teacher(params["teacher"], video)
         student = self.model(params)
-        own_features = student.features(self.patches(video), key)
-        own_logits = student.logits(own_features, key)
+        own_tokens = student.tokens(self.patches(video), key)
+        own_logits = student.logits(student.pool(own_tokens), key)
         loss = settings.soft_weight * soft_loss(own_logits, logits, settings.temperature)
         if self.config.needs_labels:
             hard = optax.softmax_cross_entropy(own_logits, targets).mean()
             loss += (1 - settings.soft_weight) * hard
         if settings.feature_weight:
+            if self.config.model.grid != self._teacher.model.grid:
+                own_tokens, tokens = (x.mean(1, keepdims=True) for x in (own_tokens, tokens))
             if self._projected:
-                own_features = own_features.astype(jnp.float32) @ params[TO_TEACHER]["kernel"]
-            loss += settings.feature_weight * feature_loss(own_features, features)
+                own_tokens = own_tokens @ params[TO_TEACHER]["kernel"].astype(own_tokens.dtype)
+            loss += settings.feature_weight * feature_loss(own_tokens, tokens)
         return loss, jnp.float32(len(video))
 
 
@@ -136,7 +140,7 @@ def soft_loss(student: jax.Array, teacher: jax.Array, temperature: float) -> jax
 
 
 def feature_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
-    """Mean squared error of features [B, D] of zero mean and variance 1 each.
+    """Mean squared error of tokens [B, N, D], each made to have mean 0 and variance 1.
 
     It is 2 - 2 x the correlation of the two, whatever the scale of either.
     """

@@ -40,15 +40,15 @@ class Teacher:
         return self.params["head"]["bias"].shape[0]
 
     def __call__(self, params: Any, video: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Normalised video [B, T, height, width, 3] -> features [B, D], logits [B, C].
+        """Normalised video [B, T, height, width, 3] -> tokens [B, N, D], logits [B, C].
 
         No gradient passes through them.
         """
         graphdef, _ = nnx.split(nnx.eval_shape(_maker(self.model, self.num_classes)))
         module = nnx.merge(graphdef, params)
         patches = layers.patchify(video, self.model.tubelet_size, self.model.patch_size)
-        features = module.features(patches)
-        return jax.lax.stop_gradient((features, module.logits(features)))
+        tokens = module.tokens(patches)
+        return jax.lax.stop_gradient((tokens, module.logits(module.pool(tokens))))
 
     def for_classes(self, names: Sequence[str], path: str) -> "Teacher":
         """The same with the logits of those classes, in their order.
