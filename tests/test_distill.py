@@ -311,8 +311,12 @@ def test_a_plan_counts_the_teacher_and_reads_no_file():
     assert plan.chip_flops > alone.chip_flops
 
 
-def test_products_are_those_of_the_formula():
-    task = FakeDistill(with_settings(DISTILL, distill={"feature_weight": 1.0}))
+@pytest.mark.parametrize("patch", [16, 8], ids=["token by token", "on average"])
+def test_products_are_those_of_the_formula(patch):
+    config = with_settings(TEACHER, model={"patch_size": patch})
+    like = jax.eval_shape(Finetune(config).init, jax.random.key(0))
+    settings = with_settings(DISTILL, distill={"feature_weight": 1.0})
+    task = Distill(settings, NAMES, teachers.Teacher(config.model, like))
     batch = batch_of(DISTILL, clips=2)
     shapes = jax.eval_shape(task.init, jax.random.key(0)) | {"teacher": task.teacher}
 
