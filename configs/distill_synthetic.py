@@ -5,6 +5,13 @@
 
 The teacher is the best model of launch/learning.sh. With --config.task=finetune the same student
 learns from the labels alone: launch/learning.sh --distill compares the two.
+
+Hardware: two CPU cores, some minutes.
+
+Every number here is ours, those of the data and the optimizer as configs/finetune_synthetic.py:
+  a student of two thirds of the teacher's width and depth, from scratch
+  half of the targets are the labels', and its tokens are those of the teacher, mapped to their
+    width: what moves where is in tokens, not in the logits
 """
 
 from vmae_jax import config as config_lib
