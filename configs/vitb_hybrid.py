@@ -8,7 +8,7 @@ A few seconds on a CPU, to see it run: --config=configs/vitb_hybrid.py:smoke
 
 Hardware: 94.2 M parameters, whose weights, gradients and two moments take 1.5 GB in float32,
 shared out over mesh.fsdp devices.
-Topologies, as flags of vmae_jax.plan (launch/plans.sh compiles each; README.md has the figures):
+Topologies, as flags of vmae_jax.plan (launch/plans.sh compiles each; figures in launch/README.md):
   --topology=v5e:8x8 --config.model.remat=full
 Not measured with this code yet.
 

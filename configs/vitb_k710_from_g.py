@@ -13,7 +13,7 @@ seconds on a CPU, to see it run: --config=configs/vitb_k710_from_g.py:smoke
 Hardware: the student's 86.2 M parameters, whose weights, gradients and two moments take 1.4 GB in
 float32, and the teacher's 1011.6 M, 2 GB in bfloat16; both are shared out over mesh.fsdp devices. A
 step adds the teacher's forward pass to what fine-tuning ViT-B computes: 5.7 times as much in all.
-Topologies, as flags of vmae_jax.plan (launch/plans.sh compiles each; README.md has the figures):
+Topologies, as flags of vmae_jax.plan (launch/plans.sh compiles each; figures in launch/README.md):
   --topology=v5p:2x4x4
 Expected top-1: 81.5 on Kinetics-710 (ViT-S: 77.6), 5x3 views (VideoMAE V2's model zoo). Not
 measured with this code yet.

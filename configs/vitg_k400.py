@@ -11,7 +11,7 @@ run: --config=configs/vitg_k400.py:smoke
 
 Hardware: 1011.6 M parameters, whose weights, gradients and two moments take 16.2 GB in float32,
 shared out over mesh.fsdp devices.
-Topologies, as flags of vmae_jax.plan (launch/plans.sh compiles each; README.md has the figures):
+Topologies, as flags of vmae_jax.plan (launch/plans.sh compiles each; figures in launch/README.md):
   --topology=v5p:4x4x4
   --topology=v5p:4x4x4 --slices=2 --config.mesh.tensor=2
   --topology=v5e:16x16 --config.mesh.tensor=2

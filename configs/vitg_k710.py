@@ -11,7 +11,7 @@ a CPU, to see it run: --config=configs/vitg_k710.py:smoke
 
 Hardware: 1011.6 M parameters, whose weights, gradients and two moments take 16.2 GB in float32,
 shared out over mesh.fsdp devices.
-Topologies, as flags of vmae_jax.plan (launch/plans.sh compiles each; README.md has the figures):
+Topologies, as flags of vmae_jax.plan (launch/plans.sh compiles each; figures in launch/README.md):
   --topology=v5p:2x4x4
 Expected top-1: 83.8, 5x3 views (arXiv 2303.16727). Not measured with this code yet.
 

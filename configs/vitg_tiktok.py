@@ -8,7 +8,7 @@ A few seconds on a CPU, to see it run: --config=configs/vitg_tiktok.py:smoke
 
 Hardware: 1026.3 M parameters, whose weights, gradients and two moments take 16.4 GB in float32,
 shared out over mesh.fsdp devices.
-Topologies, as flags of vmae_jax.plan (launch/plans.sh compiles each; README.md has the figures):
+Topologies, as flags of vmae_jax.plan (launch/plans.sh compiles each; figures in launch/README.md):
   --topology=v5p:4x4x4 --config.model.remat=dots
   --topology=v5p:4x4x4 --slices=2 --config.model.remat=dots
   --topology=v5e:16x16

@@ -11,7 +11,7 @@ on a CPU, to see it run: --config=configs/vitg_ucf101.py:smoke
 
 Hardware: 1011.6 M parameters, whose weights, gradients and two moments take 16.2 GB in float32,
 shared out over mesh.fsdp devices.
-Topologies, as flags of vmae_jax.plan (launch/plans.sh compiles each; README.md has the figures):
+Topologies, as flags of vmae_jax.plan (launch/plans.sh compiles each; figures in launch/README.md):
   --topology=v5p:2x2x2 --config.mesh.fsdp=1
 Expected top-1: 99.05 (arXiv 2402.08875), 99.6 (arXiv 2303.16727), 5x3 views. Not measured with this
 code yet.

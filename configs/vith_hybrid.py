@@ -8,7 +8,7 @@ A few seconds on a CPU, to see it run: --config=configs/vith_hybrid.py:smoke
 
 Hardware: 645.7 M parameters, whose weights, gradients and two moments take 10.3 GB in float32,
 shared out over mesh.fsdp devices.
-Topologies, as flags of vmae_jax.plan (launch/plans.sh compiles each; README.md has the figures):
+Topologies, as flags of vmae_jax.plan (launch/plans.sh compiles each; figures in launch/README.md):
   --topology=v5p:4x4x4
 Not measured with this code yet.
 

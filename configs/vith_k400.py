@@ -11,7 +11,7 @@ run: --config=configs/vith_k400.py:smoke
 
 Hardware: 631.7 M parameters, whose weights, gradients and two moments take 10.1 GB in float32,
 shared out over mesh.fsdp devices.
-Topologies, as flags of vmae_jax.plan (launch/plans.sh compiles each; README.md has the figures):
+Topologies, as flags of vmae_jax.plan (launch/plans.sh compiles each; figures in launch/README.md):
   --topology=v5p:2x4x4
 Not measured with this code yet.
 

@@ -8,7 +8,7 @@ A few seconds on a CPU, to see it run: --config=configs/vitl_hybrid.py:smoke
 
 Hardware: 317.8 M parameters, whose weights, gradients and two moments take 5.1 GB in float32,
 shared out over mesh.fsdp devices.
-Topologies, as flags of vmae_jax.plan (launch/plans.sh compiles each; README.md has the figures):
+Topologies, as flags of vmae_jax.plan (launch/plans.sh compiles each; figures in launch/README.md):
   --topology=v5p:4x4x4
 Not measured with this code yet.
 

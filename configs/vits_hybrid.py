@@ -9,7 +9,7 @@ A few seconds on a CPU, to see it run: --config=configs/vits_hybrid.py:smoke
 Hardware: 24.0 M parameters, whose weights, gradients and two moments take 0.4 GB in float32,
 shared out over mesh.fsdp devices.
 No figure is published: the paper's ViT-S is distilled. The numbers are ViT-B's.
-Topologies, as flags of vmae_jax.plan (launch/plans.sh compiles each; README.md has the figures):
+Topologies, as flags of vmae_jax.plan (launch/plans.sh compiles each; figures in launch/README.md):
   --topology=v5e:8x8
 
 Sources, by setting:
