@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Plans every recipe on the machines that its docstring names; prints the table of launch/README.md:
+# Plans every recipe on the machines that its docstring names, as in the table of launch/README.md:
 #
 #   launch/plans.sh [--dry-run] [RECIPE.py ...]     # configs/*.py that name topologies
 #

@@ -7,7 +7,8 @@
 #
 # Options before the script's name override the lines below (and add what your site wants:
 # --partition, --account). PYTHON chooses the interpreter, such as .venv/bin/python, MODULE another
-# command: MODULE=vmae_jax.study sbatch --array=0-20 launch/slurm.sh --config=STUDY is a run per task.
+# command; a run per task of an array:
+#   MODULE=vmae_jax.study sbatch --array=0-20 launch/slurm.sh --config=STUDY
 #
 # One process per node, which uses all its GPUs: one data pipeline feeds them and one process writes
 # the node's part of a checkpoint, as on TPUs. JAX would give a process of SLURM a single GPU, so
