@@ -47,6 +47,7 @@ FLOORS = (
         "data.videos",
         "data.inputs",
         "data.hdr",
+        "data.upright",
     ),
     ("data.cores", "sharding", "metrics", "viz", "feature_files"),
     ("tree", "config", "hosts", "hlo", "hardware", "page"),

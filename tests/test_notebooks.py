@@ -16,8 +16,9 @@ nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("ipykernel")
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
-PICTURES = {"reconstructions": 3, "finetune_colab": 4}
+PICTURES = {"reconstructions": 3, "finetune_colab": 4, "data_scaling": 2}
 TINY = "--config.model.image_size=32 --config.train.steps=6"
+ONE_SIZE = """--config.scratch=False --config.arms.curated.splits='("curated_10",)'"""
 SMOKE = {
     "reconstructions": {"quickstart.py": "quickstart.py:smoke"},
     "finetune_colab": {
@@ -26,6 +27,10 @@ SMOKE = {
         "CLIPS_PER_CLASS = 24": "CLIPS_PER_CLASS = 2",
         "--config.model.image_size=48 --config.train.steps=500": TINY,
         "--config.train.steps=300": "--config.train.steps=6",
+    },
+    "data_scaling": {
+        "study_synthetic.py": "study_synthetic.py:smoke",
+        'SETTINGS = ""': f"SETTINGS = {ONE_SIZE!r}",
     },
 }
 
@@ -104,6 +109,16 @@ def test_finetune_a_public_file(tmp_path, monkeypatch):
     assert text.count("is done: step 6 of 6") == 1
     assert "4 frames of 32 x 32 pixels" in text
     assert len(shown) == PICTURES[name] - 1, "all but the frames of a prediction"
+
+
+def test_data_scaling(tmp_path, monkeypatch):
+    """A study of one size: two arms, each pre-trained and fine-tuned once."""
+    name = "data_scaling"
+    text, shown = run(name, tmp_path, SMOKE[name], monkeypatch)
+    assert "4/4] raw_10_seed0/finetune_motions" in text
+    assert "| curated | 10 | 1 |" in text
+    assert "curated against raw at 10 clips" in text
+    assert len(shown) == PICTURES[name]
 
 
 @pytest.mark.parametrize("name", SMOKE)
