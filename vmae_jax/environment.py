@@ -2,7 +2,6 @@
 
 import datetime
 import json
-import os
 import platform
 from collections.abc import Mapping
 from typing import Any
@@ -13,9 +12,10 @@ from etils import epath
 
 from vmae_jax import checkpoint
 from vmae_jax.config import Config, to_dict
+from vmae_jax.data.cores import cores
 
 FILE = "environment.json"
-_STARTS = 20  # kept of a run that was preempted more often: the first and the last
+STARTS = 20  # kept of a run that was preempted more often: the first and the last
 
 
 def write(workdir: str, config: Config, recipe: str, changed: Mapping[str, Any]) -> None:
@@ -27,7 +27,7 @@ def write(workdir: str, config: Config, recipe: str, changed: Mapping[str, Any])
     """
     path = epath.Path(workdir) / FILE
     starts = [*_earlier(path), _start(recipe, changed)]
-    starts = starts[:1] + starts[1:][-(_STARTS - 1) :]
+    starts = starts[:1] + starts[1:][-(STARTS - 1) :]
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.incomplete")
     content = {"config": to_dict(config), "starts": starts}
@@ -54,7 +54,7 @@ def _start(recipe: str, changed: Mapping[str, Any]) -> dict[str, Any]:
         "machine": {
             "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
             "processes": jax.process_count(),
-            "cores": os.cpu_count(),
+            "cores": cores(),
             "system": platform.platform(),
         },
     }

@@ -98,7 +98,7 @@ def short(text: object) -> Markup:
 
 def soft(text: object) -> Markup:
     """The same for names and paths, which may be wrapped at their punctuation."""
-    pieces = re.split(r"(?<=[/_.-])(?=[^/_.-])", cut(text))
+    pieces = re.split(r"(?<=[/_.+-])(?=[^/_.+-])", cut(text))
     return tag("bdi", *[part for piece in pieces for part in (tag("wbr"), piece)][1:])
 
 

@@ -55,7 +55,7 @@ def test_figures_are_those_of_the_files(tmp_path):
     assert sections(content) == parts.split()
     text = Reader(content).text
     assert "No skipped steps and no bad records." in text
-    assert "1,600 videos" in text
+    assert "1,600 clips" in text
     assert "f00d" in text
     assert "1.2.3" in text
 
@@ -99,7 +99,7 @@ def test_frames_are_those_of_the_video(tmp_path):
     shown = [i["alt"] for i in Reader(content).all("img") if i["class"] == "playing"]
     assert shown == ["Frames of second", "Frames of first"], "the wrong one before the right one"
     text = Reader(content).text
-    assert "1 videos could not be read" in text
+    assert "could not be read and have no score: 1," in text
     assert "not in the data set" not in text
 
 
@@ -153,7 +153,8 @@ def test_a_killed_run(tmp_path):
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 30, "lo')
     text = Reader(report(tmp_path)).text
-    for words in ("One line of metrics.jsonl could not be read", "saved no checkpoint",
+    for words in ("Lines of metrics.jsonl that could not be read and are left out: 1",
+                  "saved no checkpoint",
                   "settings were not kept"):  # fmt: skip
         assert words in text, words
 
@@ -305,4 +306,4 @@ def test_many_classes_and_pictures_stay_bounded(tmp_path):
         (folder / "pictures" / f"film_{step:07}.webp").write_bytes(b"RIFF" + bytes(5 << 20))
     content = report(folder)
     assert len(content) < 2_000_000
-    assert "4 pictures were left out" in Reader(content).text
+    assert "Pictures left out, as damaged or too large for one page: 4." in Reader(content).text

@@ -6,11 +6,11 @@ from typing import Any
 
 import fsspec
 
+from vmae_jax.environment import STARTS
 from vmae_jax.page import Markup, cut, join, plain, short, soft, table, tag
 from vmae_jax.report.run import Run, number
 
 _CLASSES = 60  # named
-_STARTS = 20  # listed
 _LONG = 24  # characters of a fact that takes the room of two
 
 
@@ -23,10 +23,11 @@ def summary(run: Run) -> Markup:
     if run.setting("task") != "pretrain":
         facts["tested on"] = run.setting("eval.split")
     facts["fingerprint"] = run.meta.get("fingerprint")
-    examples, videos = run.meta.get("examples"), None
+    examples, clips = run.meta.get("examples"), 0
     try:
         splits = _splits(path)
-        videos = splits.get(str(facts["split"]), {}).get("videos")
+        parts = [splits.get(name, {}).get("clips", 0) for name in str(facts["split"]).split("+")]
+        clips = sum(parts) if all(parts) else 0
         rows = [
             (short(name), *(_figure(key, n) for key, n in row.items()))
             for name, row in splits.items()
@@ -36,9 +37,8 @@ def summary(run: Run) -> Markup:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         found = tag("p", f"The data set cannot be reached from here: {cut(error)}.", class_="note")
     if isinstance(examples, int):
-        known = isinstance(videos, int) and videos > 0
-        epochs = f", {examples / videos:,.4g} epochs" if known else ""
-        facts["seen"] = f"{examples:,} videos{epochs}"
+        epochs = f", {examples / clips:,.4g} epochs" if clips else ""
+        facts["seen"] = f"{examples:,} clips{epochs}"
     names = run.meta.get("label_names")
     return join((facts_list(facts), found, _classes(names if isinstance(names, list) else [])))
 
@@ -100,9 +100,11 @@ def environment(run: Run) -> Markup:
     if len(run.starts) > 1:
         rows = [
             (short(start.get("time")), short(_mapping(start.get("machine")).get("devices")))
-            for start in run.starts[:_STARTS]
+            for start in run.starts
         ]
         title = f"Started {len(run.starts)} times"
+        if len(run.starts) >= STARTS:
+            title += " or more: the first and the last"
         parts += [tag("h4", title), table(("time", "devices"), rows, title, "words")]
     return join(parts)
 

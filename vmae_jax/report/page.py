@@ -62,7 +62,7 @@ def page(runs: Sequence[Run], made: str = "") -> str:
     else:
         head.append(charts.legend(names))
     left = shown.left_out
-    more = f" {left:,} pictures were left out: damaged, or too large for one page." if left else ""
+    more = f" Pictures left out, as damaged or too large for one page: {left:,}." if left else ""
     footer = f"Written by python -m vmae_jax.report.{more}"
     plays = any('class="playing"' in content for _, _, content in sections)
     body = join((*head, pictures.HOLD if plays else ""))
@@ -294,8 +294,8 @@ def _missing(run: Run) -> Markup:
         said.append("The run's settings were not kept: it saved no checkpoint")
     if "loss" in run.curves and run.checkpoint is None:
         said.append("The run saved no checkpoint")
-    labelled = run.setting("task") in ("finetune", "probe")
-    if labelled and run.scores is None and not any("scores" in text for text in said):
+    tested = run.setting("task") != "pretrain" and run.setting("eval.split")
+    if tested and run.scores is None and not any("scores" in text for text in said):
         said.append("The run was not tested: there is no eval/scores.npz")
     if run.setting("task") == "pretrain" and not run.pictures:
         said.append("The run left no pictures")

@@ -14,12 +14,14 @@ from vmae_jax.report.pictures import Pictures
 from vmae_jax.report.run import Run, number
 
 _NAMED = 20  # classes whose matrix has names and counts
+_BESIDE = 12  # classes whose matrix leaves room for lists beside it
 _PAIRS = 8  # most frequent confusions
 _CLASSES = 12  # the hardest
 _EXAMPLES = 6  # of the best and of the worst
 _SIDE = 128  # pixels of their frames at most
 _CELL, _ROOM = 30, 160  # of the matrix: a cell, and the names beside it
 _LETTERS = 22  # of these names
+_DENSE = 1088  # pixels of a matrix without names at least: it is shown at half of it, or less
 
 
 def confusion(run: Run) -> Markup:
@@ -60,7 +62,7 @@ def _matrix(scores: Scores) -> Markup:
             parts += _cell(i, j, shares[i, j], scores.confusion[i, j], name, other)
     label = f"Confusion matrix of {len(names)} classes"
     box = tag("svg", *parts, viewBox=f"0 0 {side} {side}", role="img", aria_label=label)
-    return tag("figure", box, class_=f"matrix {'wide' if len(names) > 6 else ''}")
+    return tag("figure", box, class_="matrix" + " wide" * (len(names) > _BESIDE))
 
 
 def _fitting(name: str) -> str:
@@ -87,12 +89,14 @@ def _dense_matrix(scores: Scores) -> Markup:
     pixels[..., :3] = 63, 140, 140
     # Shares are small where classes are many; their root tells the small ones apart.
     pixels[..., 3] = (255 * np.sqrt(shares)).round()
+    times = -(-_DENSE // len(shares))  # a browser makes it smaller by means, larger by blurring
+    pixels = pixels.repeat(times, 0).repeat(times, 1)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", optimize=True)
     text = f"Confusion matrix of {len(shares)} classes"
     image = tag("img", src=data_url("image/png", file.getvalue()), alt=text, class_="pixels")
     caption = "True classes from top to bottom, predicted ones from left to right."
-    return tag("figure", image, tag("figcaption", caption), class_="matrix wide")
+    return tag("figure", image, tag("figcaption", caption), class_="matrix")
 
 
 def _pairs(scores: Scores) -> Markup:
@@ -171,7 +175,7 @@ def _failed(scores: Scores) -> Markup:
     if not scores.failed:
         return Markup("")
     rows = [(short(name), short(why)) for name, why in list(scores.failed.items())[:_EXAMPLES]]
-    text = f"{len(scores.failed):,} videos could not be read and have no score, such as:"
+    text = f"Videos that could not be read and have no score: {len(scores.failed):,}, such as"
     return join((tag("p", text), table(("video", "why"), rows, "Not scored", "words")))
 
 

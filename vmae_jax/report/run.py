@@ -143,8 +143,7 @@ def _curves(path: epath.Path, problems: list[str]) -> dict[str, Curve]:
             if name != "step":
                 found.setdefault(name, {})[int(row["step"])] = value
     if bad:
-        lines = "One line" if bad == 1 else f"{bad:,} lines"
-        problems.append(f"{lines} of {path.name} could not be read and are left out")
+        problems.append(f"Lines of {path.name} that could not be read and are left out: {bad:,}")
     return {name: _curve(values) for name, values in found.items()}
 
 
