@@ -25,7 +25,6 @@ Exit status: 0 every video has its features, 1 at least one has not, or nothing 
 import collections
 import dataclasses
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -35,7 +34,7 @@ import tqdm
 from absl import app, flags
 from jax.sharding import Mesh
 
-from vmae_jax import cli, config, sharding, tree
+from vmae_jax import cli, command, config, sharding, tree
 from vmae_jax import model as model_lib
 from vmae_jax.data import inputs
 from vmae_jax.data.videos import VideoError, open_video, stream_video
@@ -316,29 +315,25 @@ def main(argv: list[str]) -> None:
     if not argv[1:]:
         raise app.UsageError("no video given: name files, folders or patterns; see --help")
     cli.prepare()
-    try:
-        videos = by_names(inputs.find(argv[1:], leave_out=given.out))
-        model = cli.load_model()
-        print(model, flush=True)
-        windows = windows_of_flags(model)
-        folder = Folder(given.out, given.format, settings_of(model, windows, given.tokens))
-        missing = folder.missing(videos)
-        with tqdm.tqdm(total=len(missing), unit="video", desc="videos") as bar:
-            finished, failures = extract(
-                model, missing, windows, folder, tokens=given.tokens,
-                batch_size=given.batch_size, threads=given.threads, progress=bar.update,
-            )  # fmt: skip
-        where, listed = folder.finish(), folder.write_failures(failures)
-    except (*cli.ERRORS, FeatureError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on from here")
+    videos = by_names(inputs.find(argv[1:], leave_out=given.out))
+    model = cli.load_model()
+    print(model, flush=True)
+    windows = windows_of_flags(model)
+    folder = Folder(given.out, given.format, settings_of(model, windows, given.tokens))
+    missing = folder.missing(videos)
+    with tqdm.tqdm(total=len(missing), unit="video", desc="videos") as bar:
+        finished, failures = extract(
+            model, missing, windows, folder, tokens=given.tokens,
+            batch_size=given.batch_size, threads=given.threads, progress=bar.update,
+        )  # fmt: skip
+    where, listed = folder.finish(), folder.write_failures(failures)
     print(f"{finished} videos done, {len(videos) - len(missing)} were there: {where}")
     if failures:
         first, why = next(iter(failures.items()))
-        sys.exit(f"{len(failures)} have no features ({listed}), such as {first}: {why}")
+        command.fail(f"{len(failures)} have no features ({listed}), such as {first}: {why}")
 
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    stopped = "stopped; the same command goes on from here"
+    command.run(main, (*cli.ERRORS, FeatureError), stopped=stopped)

@@ -21,10 +21,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from absl import app, flags
+from absl import flags
 
+from vmae_jax import command, hardware, hlo, planner, recipe_flag
 from vmae_jax import config as config_lib
-from vmae_jax import hardware, hlo, planner, recipe_flag
 from vmae_jax.config import Config, ConfigError
 
 DECODED_PER_CORE = 37.0  # videos/s, 4 views each, from default shards: `vmae_jax.bench`
@@ -188,11 +188,7 @@ def cli() -> None:
     jax.config.update("jax_platforms", "cpu")
     os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     define_flags()
-    try:
-        app.run(main, flags_parser=recipe_flag.parse)
-    except ConfigError as error:
-        print(f"\nerror: {error}", file=sys.stderr)
-        sys.exit(1)
+    command.run(main, (ConfigError,), flags_parser=recipe_flag.parse)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ import numpy as np
 from absl import app, flags
 from etils import epath
 
-from vmae_jax import cli, metrics, viz
+from vmae_jax import cli, command, metrics, viz
 from vmae_jax import model as model_lib
 from vmae_jax.convert import files
 from vmae_jax.data import inputs
@@ -209,23 +209,18 @@ def main(argv: list[str]) -> None:
     if not argv[1:]:
         raise app.UsageError("no clip given: name video files, folders or patterns; see --help")
     cli.prepare()
-    try:
-        clips = inputs.find(argv[1:], leave_out=given.out)
-        model = cli.load_model()
-        names = class_names(given.labels, model)
-        print(model, file=sys.stderr if given.json else sys.stdout, flush=True)
-        views = model.views(given.clips, given.crops, sampling=given.sampling, stride=given.stride)
-        failed = run(
-            clips, model, names, views, out=given.out, as_json=given.json, threads=given.threads
-        )
-    except cli.ERRORS as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped")
+    clips = inputs.find(argv[1:], leave_out=given.out)
+    model = cli.load_model()
+    names = class_names(given.labels, model)
+    print(model, file=sys.stderr if given.json else sys.stdout, flush=True)
+    views = model.views(given.clips, given.crops, sampling=given.sampling, stride=given.stride)
+    failed = run(
+        clips, model, names, views, out=given.out, as_json=given.json, threads=given.threads
+    )
     if failed:
-        sys.exit(f"\n{failed} of {len(clips)} clips could not be answered")
+        command.fail(f"{failed} of {len(clips)} clips could not be answered")
 
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    command.run(main, cli.ERRORS)

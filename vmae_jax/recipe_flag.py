@@ -3,10 +3,13 @@
 import os
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
+from vmae_jax import command
 from vmae_jax import config as config_lib
+
+flags.disclaim_key_flags()  # --help lists the flag as that of the command
 
 RECIPES = "a recipe such as configs/quickstart.py"
 
@@ -14,7 +17,7 @@ RECIPES = "a recipe such as configs/quickstart.py"
 def define(
     what: str = "Recipe, such as configs/quickstart.py or configs/vitb_tiktok.py:smoke.",
 ) -> None:
-    config_flags.DEFINE_config_file("config", None, what)
+    flags.declare_key_flag(config_flags.DEFINE_config_file("config", None, what).name)
 
 
 def name() -> str:
@@ -35,7 +38,7 @@ def config() -> config_lib.Config:
 def parse(argv: list[str], expected: str = RECIPES) -> list[str]:
     """Parses the command line; what is wrong with a recipe or a setting ends in one line."""
     try:
-        rest = app.parse_flags_with_usage(argv)
+        rest = command.parse(argv)
     except AttributeError as error:  # ml_collections says: no such setting, did you mean ...?
         found = str(getattr(error.args[0], "args", error.args)[0]).split("\n")
         raise config_lib.ConfigError(f"no setting {'; '.join(found).lower()}") from error

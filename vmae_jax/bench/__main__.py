@@ -19,13 +19,13 @@ import dataclasses
 import importlib.util
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Iterable
 from typing import Any
 
 from absl import app, flags, logging
 
+from vmae_jax import command
 from vmae_jax.bench import decoding, exported, training, turns
 from vmae_jax.config import VARIANTS, ConfigError, MeshConfig, ModelConfig
 from vmae_jax.data.cores import cores
@@ -138,11 +138,7 @@ def main(argv: list[str]) -> None:
 
 
 def cli() -> None:
-    try:
-        app.run(main)
-    except (ConfigError, turns.SideError) as error:
-        print(f"\nerror: {error}", file=sys.stderr)
-        sys.exit(1)
+    command.run(main, (ConfigError, turns.SideError))
 
 
 if __name__ == "__main__":

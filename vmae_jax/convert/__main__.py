@@ -26,12 +26,12 @@ file is ever run; reading needs no PyTorch, writing a .pth does.
 import dataclasses
 import json
 import os
-import sys
 from typing import Any
 
 import numpy as np
 from absl import app, flags, logging
 
+from vmae_jax import command
 from vmae_jax.checkpoint import CheckpointError
 from vmae_jax.config import ConfigError, tower_name
 from vmae_jax.convert import files, save
@@ -137,29 +137,26 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}; see --help")
     logging.set_verbosity(logging.WARNING)  # Orbax tells how it reads a workdir
-    try:
-        if _OUTPUT.value and os.path.exists(_OUTPUT.value) and not _OVERWRITE.value:
-            raise ConversionError(f"{_OUTPUT.value}: exists; give another --output or --overwrite")
-        weights = load(
-            _INPUT.value,
-            heads=_HEADS.value,
-            decoder_heads=_DECODER_HEADS.value,
-            image_size=_IMAGE_SIZE.value,
-            num_frames=_NUM_FRAMES.value,
-            allow_missing=_ALLOW_MISSING.value,
-            drop=_DROP.value,
-        )
-        weights = relabelled(weights, _LABEL_MAP.value, _LABELS.value)
-        print(table(weights, _INPUT.value))
-        if not _OUTPUT.value:
-            return
-        for note in save.notes(weights, _TO.value):
-            print(f"note        {note}")
-        save.save(weights, _OUTPUT.value, _TO.value, overwrite=_OVERWRITE.value)
-        print(f"\nwritten     {_OUTPUT.value} ({_TO.value})")
-    except (ConversionError, CheckpointError, ConfigError) as error:
-        sys.exit(f"error: {error}")
+    if _OUTPUT.value and os.path.exists(_OUTPUT.value) and not _OVERWRITE.value:
+        raise ConversionError(f"{_OUTPUT.value}: exists; give another --output or --overwrite")
+    weights = load(
+        _INPUT.value,
+        heads=_HEADS.value,
+        decoder_heads=_DECODER_HEADS.value,
+        image_size=_IMAGE_SIZE.value,
+        num_frames=_NUM_FRAMES.value,
+        allow_missing=_ALLOW_MISSING.value,
+        drop=_DROP.value,
+    )
+    weights = relabelled(weights, _LABEL_MAP.value, _LABELS.value)
+    print(table(weights, _INPUT.value))
+    if not _OUTPUT.value:
+        return
+    for note in save.notes(weights, _TO.value):
+        print(f"note        {note}")
+    save.save(weights, _OUTPUT.value, _TO.value, overwrite=_OVERWRITE.value)
+    print(f"\nwritten     {_OUTPUT.value} ({_TO.value})")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main, (ConversionError, CheckpointError, ConfigError))

@@ -21,11 +21,10 @@ import dataclasses
 import importlib.util
 import ipaddress
 import socket
-import sys
 
 from absl import app, flags
 
-from vmae_jax import cli, predict
+from vmae_jax import cli, command, predict
 from vmae_jax import model as model_lib
 from vmae_jax.convert import load as weights_lib
 from vmae_jax.demo import page
@@ -82,13 +81,10 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}; see --help")
     if not importlib.util.find_spec("gradio"):
-        sys.exit("error: the demo needs gradio: pip install 'vmae_jax[demo]'")
+        raise ModelError("the demo needs gradio: pip install 'vmae_jax[demo]'")
     cli.prepare()
-    try:
-        where = listen(given.host, given.port)
-        answers, guesses = load()
-    except cli.ERRORS as error:
-        sys.exit(f"error: {error}")
+    where = listen(given.host, given.port)
+    answers, guesses = load()
     host, port = where.getsockname()[:2]
     print(f"{answers.model}\n\nhttp://{host}:{port}  (stop with Ctrl+C)", flush=True)
     if not ipaddress.ip_address(host).is_loopback:
@@ -98,4 +94,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    command.run(main, cli.ERRORS)

@@ -27,13 +27,12 @@ jax promises to read a program for six months after it was written; export again
 """
 
 import os
-import sys
 
 import jax
 import numpy as np
 from absl import app, flags
 
-from vmae_jax import cli, predict
+from vmae_jax import cli, command, predict
 from vmae_jax.export import loader, onnx_file, stablehlo
 from vmae_jax.model import Model, ModelError
 
@@ -100,21 +99,16 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}; see --help")
     cli.prepare()
-    try:
-        check(
-            given.output,
-            features=given.features,
-            dtype=given.dtype,
-            overwrite=given.overwrite,
-        )
-        model = cli.load_model()
-        print(model, flush=True)
-        write(model, given.output, labels=given.labels, features=given.features)
-        apart, largest = difference(model, given.output, given.features)
-    except (*cli.ERRORS, loader.ExportError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped")
+    check(
+        given.output,
+        features=given.features,
+        dtype=given.dtype,
+        overwrite=given.overwrite,
+    )
+    model = cli.load_model()
+    print(model, flush=True)
+    write(model, given.output, labels=given.labels, features=given.features)
+    apart, largest = difference(model, given.output, given.features)
     shape = ", ".join(map(str, stablehlo.video_shape(model)))
     print(
         f"\nwritten  {given.output}, {os.path.getsize(given.output) / 1e6:.1f} MB\n"
@@ -123,9 +117,9 @@ def main(argv: list[str]) -> None:
         f"(on {jax.default_backend()})"
     )
     if not apart <= TOLERANCE * largest:
-        sys.exit(f"error: {given.output}: differs by more than rounding: do not use it")
+        command.fail(f"{given.output}: differs by more than rounding: do not use it")
 
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    command.run(main, (*cli.ERRORS, loader.ExportError))

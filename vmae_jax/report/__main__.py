@@ -13,11 +13,11 @@ run's data set can be reached.
 
 import datetime
 import os
-import sys
 
 import jax
-from absl import app, flags
+from absl import flags
 
+from vmae_jax import command
 from vmae_jax.report.run import ReportError
 
 _OUT = flags.DEFINE_string("out", "report.html", "File of the page.")
@@ -48,10 +48,7 @@ def main(argv: list[str]) -> None:
 def cli() -> None:
     """Runs `main`; an error that the user can mend ends in one line."""
     jax.config.update("jax_platforms", "cpu")  # a run may be using the accelerator
-    try:
-        app.run(main)
-    except (ReportError, OSError) as error:
-        sys.exit(f"error: {error}")
+    command.run(main, (ReportError,))
 
 
 if __name__ == "__main__":

@@ -31,9 +31,9 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import flags, logging
 
-from vmae_jax import recipe_flag
+from vmae_jax import command, recipe_flag
 from vmae_jax.config import ConfigError
 from vmae_jax.data.records import DatasetError, ShardError
 from vmae_jax.study import files, settings
@@ -161,13 +161,9 @@ def main(argv: list[str]) -> None:
 
 
 def cli() -> None:
-    known = (ConfigError, StudyError, DatasetError, ShardError, OSError)
+    known = (ConfigError, StudyError, DatasetError, ShardError)
     define_flags()
-    try:
-        app.run(main, flags_parser=functools.partial(recipe_flag.parse, expected=STUDIES))
-    except known as error:
-        print(f"\nerror: {error}", file=sys.stderr)
-        sys.exit(1)
+    command.run(main, known, flags_parser=functools.partial(recipe_flag.parse, expected=STUDIES))
 
 
 if __name__ == "__main__":

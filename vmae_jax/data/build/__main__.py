@@ -35,11 +35,11 @@ goes on where it was; finished shards are kept.
 
 import os
 import shlex
-import sys
 
 import tqdm
 from absl import app, flags, logging
 
+from vmae_jax import command
 from vmae_jax.data.build import BuildError, build
 from vmae_jax.data.build.benchmarks import BENCHMARKS, MAX_MISSING
 from vmae_jax.data.build.transcode import Encoding
@@ -149,10 +149,6 @@ def main(argv: list[str]) -> None:
             max_frames=_MAX_FRAMES.value,
             progress=progress,
         )
-    except BuildError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on from here")
     finally:
         if bar is not None:
             bar.close()
@@ -166,4 +162,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main, (BuildError,), stopped="stopped; the same command goes on from here")

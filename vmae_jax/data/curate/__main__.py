@@ -29,6 +29,7 @@ import sys
 import tqdm
 from absl import app, flags, logging
 
+from vmae_jax import command
 from vmae_jax.data.build import BuildError
 from vmae_jax.data.build.transcode import Encoding
 from vmae_jax.data.clips import CODECS
@@ -206,15 +207,9 @@ def main(argv: list[str]) -> None:
 
 
 def cli() -> None:
-    try:
-        app.run(main)
-    except (CurationError, BuildError, OSError) as error:
-        print(f"\nerror: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        command = "python -m vmae_jax.data.curate " + shlex.join(sys.argv[1:])
-        print(f"\nStopped. The same command continues it:\n  {command}", file=sys.stderr)
-        sys.exit(130)
+    again = "python -m vmae_jax.data.curate " + shlex.join(sys.argv[1:])
+    stopped = f"Stopped. The same command continues it:\n  {again}"
+    command.run(main, (CurationError, BuildError), stopped=stopped)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 from absl import app, flags
 
+from vmae_jax import command
 from vmae_jax.data.curate import unique
 from vmae_jax.data.curate.hashes import mirrored
 from vmae_jax.data.curate.items import HASHES_PER_SECOND, Clip
@@ -78,4 +79,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)
