@@ -6,6 +6,7 @@ import sys
 from absl import flags, logging
 
 from vmae_jax import model as model_lib
+from vmae_jax import sharding
 from vmae_jax.checkpoint import CheckpointError
 from vmae_jax.config import ConfigError
 from vmae_jax.convert.rules import ConversionError
@@ -73,6 +74,7 @@ def prepare() -> None:
     logging.set_verbosity(logging.WARNING)
     sys.stdout.reconfigure(errors="backslashreplace")  # a name is bytes, which may be no text
     keep_freed_memory()
+    sharding.devices()  # before anything is read, and in one line where there are none
 
 
 def keep_freed_memory() -> None:

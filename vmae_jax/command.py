@@ -1,12 +1,25 @@
 """Running a command: its flags, its errors in one line, its exit status."""
 
+import errno
 import re
 import sys
 from collections.abc import Callable, Sequence
 
 from absl import app, flags
 
+_DISK_FULL = "no space is left on this disk; make room, and the same command goes on"
+
 flags.disclaim_key_flags()  # --help lists no flags as those of this module
+
+# What absl and Python say of flags, and how it reads here.
+_PLAINLY = {
+    r"flag (--\w+)=None: Flag --\w+ must have a value other than None\.": r"\1 is missing",
+    r"^Unknown command line flag '(.*?)'\.?": r"no such flag: --\1;",
+    r"Did you mean: (.*?) \?": r"did you mean --\1?",
+    r"^flag (--.*?): ": r"\1: ",
+    r"invalid literal for int\(\) with base 10: '.*'": "expected a whole number",
+    r"could not convert string to float: '.*'": "expected a number",
+}
 
 Parser = Callable[[list[str]], list[str]]
 
@@ -26,14 +39,12 @@ def parse(argv: list[str]) -> list[str]:
 
 def _plain(error: flags.Error) -> str:
     """What absl says of flags, on one line."""
-    said = re.sub(
-        r"flag (--\w+)=None: Flag --\w+ must have a value other than None\.",
-        r"\1 is missing",
-        str(error),
-    )
-    said = re.sub(r"^(Unknown command line) flag '(.*?)'\.?", r"no such flag: --\2;", said)
-    said = re.sub(r"Did you mean: (.*?) \?", r"did you mean --\1?", said)
-    return "; ".join(line.strip() for line in said.splitlines() if line.strip()).strip("; ")
+    text = str(error)
+    if "Error whilst parsing config file" in text:  # and then a traceback of many lines
+        return "the recipe does not run: " + text.strip().splitlines()[-1]
+    for pattern, plain in _PLAINLY.items():
+        text = re.sub(pattern, plain, text)
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip()).strip("; ")
 
 
 def fail(message: object, status: int = 1) -> None:
@@ -44,9 +55,29 @@ def fail(message: object, status: int = 1) -> None:
 
 def said(error: Exception) -> str:
     """An error as a user reads it: of files without number and quotes."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"{error.filename}: {_DISK_FULL}" if error.filename else _DISK_FULL
+    if isinstance(error, FileExistsError) and error.filename:
+        return f"{error.filename}: is there already, and no folder; give another"
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return str(error)
+
+
+def advice(error: Exception) -> str | None:
+    """What to say of an error of a library that a user can mend; None of all others."""
+    text = str(error).strip() or type(error).__name__
+    first = text.splitlines()[0][:200]
+    if isinstance(error, ImportError) and "gcsfs" in text:
+        return f"{first}; gs:// needs pip install -e '.[gcs]'"
+    if "No space left on device" in text:  # Orbax says so within its own words
+        return _DISK_FULL
+    if "RESOURCE_EXHAUSTED" in text:
+        return (
+            f"out of memory ({first}); take a smaller batch, in recipes with "
+            "--config.optim.accumulate or --config.model.remat=full; vmae_jax.plan says what fits"
+        )
+    return None
 
 
 def run(
@@ -69,6 +100,10 @@ def run(
             main(argv)
         except (app.UsageError, OSError, *known) as error:
             fail(said(error))
+        except Exception as error:
+            if not (message := advice(error)):
+                raise
+            fail(message)
         except KeyboardInterrupt:
             print(f"\n{stopped}", file=sys.stderr, flush=True)
             sys.exit(130)

@@ -18,8 +18,8 @@ from pathlib import Path
 from absl import app, flags
 from absl import logging as absl_logging
 
+from vmae_jax import command, recipe_flag
 from vmae_jax import config as config_lib
-from vmae_jax import recipe_flag
 
 log = logging.getLogger("vmae_jax")
 
@@ -146,13 +146,13 @@ def main(argv: list[str]) -> None:
 
     import jax
 
-    from vmae_jax import environment, hosts, train
+    from vmae_jax import environment, hosts, sharding, train
 
     if _COORDINATOR.value or hosts.is_cluster():
         hosts.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    devices = sharding.devices()
     keep_compiled(workdir)
     if jax.process_index() == 0:
-        devices = jax.devices()
         together = f" of {jax.process_count()} processes" if hosts.several() else ""
         print(
             f"{config.task} {config.model.variant} on {len(devices)} x {devices[0].device_kind}"
@@ -166,9 +166,9 @@ def main(argv: list[str]) -> None:
         environment.write(workdir, config, recipe_flag.name(), recipe_flag.changes())
     if config.mode == "train" and not is_knn(config):
         result = train.train(make_task(config), workdir)
-        command = "python -m vmae_jax.main " + shlex.join(sys.argv[1:])
+        again = "python -m vmae_jax.main " + shlex.join(sys.argv[1:])
         if jax.process_index() == 0:
-            print(summary(result, config.task, workdir, command))
+            print(summary(result, config.task, workdir, again))
         if result.signal:
             sys.exit(128 + result.signal)
     if is_knn(config) or (config.task != "pretrain" and config.eval.split):
@@ -214,13 +214,9 @@ def cli() -> None:
     try:
         app.run(main, flags_parser=recipe_flag.parse)
     except known as error:
-        hosts.fail(str(error))
-    except ImportError as error:
-        if "gcsfs" not in str(error):
-            raise
-        hosts.fail(f"{error}; gs:// needs pip install -e '.[gcs]'")
+        hosts.fail(command.said(error))
     except Exception as error:
-        if message := hosts.lost_peer(error):
+        if message := hosts.lost_peer(error) or command.advice(error):
             hosts.fail(message)
         hosts.crash(error)
 

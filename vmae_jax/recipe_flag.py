@@ -1,6 +1,7 @@
 """The flag --config=FILE.py[:ARGUMENT], and any setting after it, of commands that run recipes."""
 
 import os
+import traceback
 from typing import Any
 
 from absl import flags
@@ -42,6 +43,14 @@ def parse(argv: list[str], expected: str = RECIPES) -> list[str]:
     except AttributeError as error:  # ml_collections says: no such setting, did you mean ...?
         found = str(getattr(error.args[0], "args", error.args)[0]).split("\n")
         raise config_lib.ConfigError(f"no setting {'; '.join(found).lower()}") from error
+    except config_lib.ConfigError:
+        raise
+    except Exception as error:  # raised by the recipe, which is a program
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        where = "" if isinstance(error, SyntaxError) else f"{at.filename}, line {at.lineno}: "
+        raise config_lib.ConfigError(
+            f"the recipe does not run: {where}{type(error).__name__}: {error}"
+        ) from error
     if not flags.FLAGS["config"].present:
         raise config_lib.ConfigError(f"--config is missing; expected {expected}")
     path = name().partition(":")[0]

@@ -26,6 +26,23 @@ TENSOR_AXIS = {
 }
 
 
+def devices() -> list[jax.Device]:
+    """All devices.
+
+    Raises:
+      ConfigError: where there are none of the kind that JAX_PLATFORMS asks for.
+    """
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter where JAX has no such plugin
+        asked = jax.config.jax_platforms
+        reason = f" ({str(error).splitlines()[0][:200]})" if str(error) else ""
+        raise ConfigError(
+            f"JAX_PLATFORMS={asked}: no such device is found here{reason}; for GPUs "
+            "pip install -e '.[cuda]', for TPUs '.[tpu]', or leave JAX_PLATFORMS unset"
+        ) from error
+
+
 def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, int, int]:
     """data x fsdp x tensor.
 

@@ -80,7 +80,10 @@ def read(path: str) -> Source:
     if os.path.isdir(path):
         return _directory(path)
     if not os.path.exists(path):
-        raise ConversionError(f"{path}: no such file or directory")
+        raise ConversionError(
+            f"{path}: no such file or directory; expected a run's workdir, a .pth, .bin or "
+            ".safetensors file, or a Hugging Face directory"
+        )
     tensors, described, settings, notes = _file(path)
     if not settings and (_is_safetensors(path) or is_hugging_face(tensors)):
         settings = _config_beside(path)

@@ -188,6 +188,8 @@ class _Bars:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]}: see --help")
+    if _ROOT.value and "://" not in _ROOT.value and not os.path.isdir(_ROOT.value):
+        raise CurationError(f"--root={_ROOT.value}: no such folder")
     logging.set_verbosity(logging.WARNING)
     bars = _Bars()
     try:

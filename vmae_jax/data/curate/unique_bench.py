@@ -66,6 +66,9 @@ def measure(number: int, beam_options: str | None) -> tuple[float, float, float,
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    wrong = [number for number in _RECORDS.value if not number.isdecimal()]
+    if wrong:
+        raise app.UsageError(f"--records: {wrong[0]!r}: expected numbers, as in 10000,30000")
     print(f"{os.cpu_count()} cores, clips of {_SECONDS} s, 1 of {_COPIES} a copy")
     print("    clips   seconds   clips/s   peak MB   recall  precision")
     for number in map(int, _RECORDS.value):
