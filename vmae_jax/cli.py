@@ -55,9 +55,15 @@ def define_model_flags() -> None:
     flags.DEFINE_integer(
         "heads", 0, "Attention heads, where the file does not say. 0 = infer.", lower_bound=0
     )
-    flags.DEFINE_integer("num_frames", 0, "Frames of a clip, likewise.", lower_bound=0)
-    flags.DEFINE_integer("image_size", 0, "Pixels, likewise.", lower_bound=0)
-    flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16"), "Of the computation.")
+    flags.DEFINE_integer(
+        "num_frames", 0, "Frames of a clip, where the file does not say. 0 = infer.", lower_bound=0
+    )
+    flags.DEFINE_integer(
+        "image_size", 0, "Pixels of a side, where the file does not say. 0 = infer.", lower_bound=0
+    )
+    flags.DEFINE_enum(
+        "dtype", "float32", ("float32", "bfloat16"), "Type in which the model computes."
+    )
 
 
 def define_labels_flag() -> None:

@@ -1,8 +1,21 @@
-"""Runs a recipe: python -m vmae_jax.main --config=configs/quickstart.py [--workdir=runs/mine]
+r"""Runs a recipe: pre-training, fine-tuning, distillation, probes and testing.
 
-Any setting can be changed on the command line, as in --config.data.dataset=DIR or
---config.train.steps=500, and `--config=FILE.py:smoke` shrinks a recipe to seconds on a CPU. The
-same command continues a run that was stopped or killed.
+  # embedded videos, minutes on a CPU
+  python -m vmae_jax.main --config=configs/quickstart.py
+
+  # any recipe in seconds, to see it run
+  python -m vmae_jax.main --config=configs/vitg_tiktok.py:smoke
+
+  # your own videos (from vmae_jax.data.build), other settings, a folder of your choice
+  python -m vmae_jax.main --config=configs/quickstart.py --config.data.dataset=datasets/mine \
+      --config.train.steps=500 --workdir=runs/mine
+
+  # a run's classifier on the held-out videos, or a public one with --config.init_from=FILE.pth
+  python -m vmae_jax.main --config=configs/finetune_custom.py --config.mode=eval \
+      --config.data.dataset=datasets/mine --workdir=runs/custom
+
+Every setting of config.py is a flag: --config.GROUP.NAME=VALUE. The same command continues a run
+that was stopped or killed.
 
 Exit status: 0 finished, 1 an error (one line says which), 143 or 130 stopped by SIGTERM or Ctrl-C
 after saving.

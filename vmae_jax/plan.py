@@ -160,9 +160,14 @@ def define_flags() -> None:
     flags.DEFINE_string("platform", "", "Instead: chips by name, as in gpu:h200; nothing compiles.")
     flags.DEFINE_integer("devices", 8, "Chips of --platform.", lower_bound=1)
     flags.DEFINE_integer("videos", 0, "Videos of the data set. 0 = not known.", lower_bound=0)
-    flags.DEFINE_float("record_seconds", 10.0, "Length of a record.", lower_bound=0.1)
+    flags.DEFINE_float(
+        "record_seconds", 10.0, "Length of a record of the data set.", lower_bound=0.1
+    )
     flags.DEFINE_enum(
-        "format", "text", ("text", "json", "markdown"), "Of what is printed; markdown: a row."
+        "format",
+        "text",
+        ("text", "json", "markdown"),
+        "Of what is printed; markdown: a row of a table.",
     )
 
 

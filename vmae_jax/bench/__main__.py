@@ -38,9 +38,12 @@ _JSON = flags.DEFINE_string("json", None, "Also write the figures to this file."
 
 _TASK = flags.DEFINE_enum("task", "pretrain", ["pretrain", "finetune"], "What the model trains.")
 _VARIANT = flags.DEFINE_string("variant", "S", f"Model size: {', '.join(sorted(VARIANTS))}, ...")
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of activations.")
-_REMAT = flags.DEFINE_enum("remat", "none", ["none", "dots", "full"], "As in recipes.")
-_SIZE = flags.DEFINE_integer("image_size", 224, "Pixels.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type of the activations.")
+_REMAT = flags.DEFINE_enum(
+    "remat", "none", ["none", "dots", "full"],
+    "What the backward pass computes again, to save memory: model.remat of recipes.",
+)  # fmt: skip
+_SIZE = flags.DEFINE_integer("image_size", 224, "Pixels of a side of the clips.")
 _FRAMES = flags.DEFINE_integer("num_frames", 16, "Frames per clip.")
 _BATCH = flags.DEFINE_integer(
     "batch", 4, "Clips per training step, or per call of export.", lower_bound=1

@@ -61,9 +61,15 @@ _LABELS = flags.DEFINE_string("labels", None, "Names of the classes: one per lin
 _HEADS = flags.DEFINE_integer(
     "heads", 0, "Attention heads, where the input does not say; 0 = by the table of variants."
 )
-_DECODER_HEADS = flags.DEFINE_integer("decoder_heads", 0, "The same for the decoder.")
-_IMAGE_SIZE = flags.DEFINE_integer("image_size", 0, "Pixels, where the input does not say.")
-_NUM_FRAMES = flags.DEFINE_integer("num_frames", 0, "Frames, where the input does not say.")
+_DECODER_HEADS = flags.DEFINE_integer(
+    "decoder_heads", 0, "The same for the decoder; 0 = by the table of variants."
+)
+_IMAGE_SIZE = flags.DEFINE_integer(
+    "image_size", 0, "Pixels of a side, where the input does not say; 0 = infer."
+)
+_NUM_FRAMES = flags.DEFINE_integer(
+    "num_frames", 0, "Frames, where the input does not say; 0 = infer."
+)
 
 
 def table(weights: Weights, source: str) -> str:

@@ -43,9 +43,11 @@ def define_flags() -> None:
         "one]",
     )
     flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; 0.0.0.0 = all networks.")
-    flags.DEFINE_integer("port", 7860, "0 = any free one.", lower_bound=0, upper_bound=65535)
-    flags.DEFINE_float("max_megabytes", 100, "Of a clip.", lower_bound=0.01)
-    flags.DEFINE_float("max_seconds", 120, "Of a clip.", lower_bound=0.1)
+    flags.DEFINE_integer(
+        "port", 7860, "Port to listen on; 0 = any free one.", lower_bound=0, upper_bound=65535
+    )
+    flags.DEFINE_float("max_megabytes", 100, "Larger clips are refused.", lower_bound=0.01)
+    flags.DEFINE_float("max_seconds", 120, "Longer clips are refused.", lower_bound=0.1)
 
 
 def load() -> tuple[Answers, Guesses | None]:

@@ -1,4 +1,4 @@
-"""A run as one HTML page: python -m vmae_jax.report WORKDIR [WORKDIR ...] [--out=report.html]
+"""A run as one HTML page: settings, curves, speed, pictures, predictions; or several, compared.
 
   # one run: settings, curves, speed, reconstructions that play, confusion, best and worst
   python -m vmae_jax.report runs/quickstart

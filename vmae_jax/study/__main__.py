@@ -46,7 +46,7 @@ STUDIES = "a study such as configs/study_synthetic.py"
 
 def define_flags() -> None:
     recipe_flag.define(f"The study: {STUDIES.removeprefix('a study such as ')}, or FILE.py:smoke.")
-    flags.DEFINE_string("folder", None, "Of the runs and results [runs/<study's name>].")
+    flags.DEFINE_string("folder", None, "Folder of the runs and results [runs/<study's name>].")
     flags.DEFINE_integer(
         "index", None, "Runs this one of the list only [SLURM_ARRAY_TASK_ID].", lower_bound=0
     )

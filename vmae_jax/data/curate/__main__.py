@@ -50,26 +50,32 @@ _AUTHOR_KEY = flags.DEFINE_string(
     "Environment variable with a secret: authors are kept as keyed hashes under it, else not.",
 )  # fmt: skip
 
-_MIN_VIEWS = flags.DEFINE_integer("min_views", 0, "Of a hashtag; the paper: 5,000,000.")
+_MIN_VIEWS = flags.DEFINE_integer(
+    "min_views", 0, "Leave out hashtags of fewer views; the paper: 5,000,000."
+)
 _HASHTAG_VIEWS = flags.DEFINE_string(
     "hashtag_views", None, "CSV hashtag,views [the sum over the manifest's videos]."
 )
-_MIN_VIDEOS = flags.DEFINE_integer("min_videos", 0, "Of a hashtag.")
-_MAX_VIDEOS = flags.DEFINE_integer("max_videos", 0, "Of a hashtag; 0 = all.")
-_CHOOSE = flags.DEFINE_enum("choose", CHOICES[0], CHOICES, "Whom --max_videos takes.")
+_MIN_VIDEOS = flags.DEFINE_integer("min_videos", 0, "Leave out hashtags of fewer videos.")
+_MAX_VIDEOS = flags.DEFINE_integer("max_videos", 0, "At most so many videos of a hashtag; 0 = all.")
+_CHOOSE = flags.DEFINE_enum(
+    "choose", CHOICES[0], CHOICES, "Which ones --max_videos takes: at random, or the most viewed."
+)
 _SYNONYMS = flags.DEFINE_string(
     "synonyms", None, "CSV: a group of hashtags a line, counted under the first."
 )
 _EXCLUDE = flags.DEFINE_string("exclude", None, "File of hashtags whose videos are left out.")
 _IGNORE = flags.DEFINE_string("ignore", None, "File of hashtags that are taken off the videos.")
 
-_CLIPS = flags.DEFINE_enum("clips", MODES[0], MODES, "Scenes that become clips.")
+_CLIPS = flags.DEFINE_enum("clips", MODES[0], MODES, "Which scenes of a video become clips.")
 _WINDOW_SECONDS = flags.DEFINE_float(
-    "window_seconds", ClipRules.window_seconds, "Longer scenes are cut to windows; 0 = never."
+    "window_seconds",
+    ClipRules.window_seconds,
+    "Longer scenes are cut to windows of so many seconds; 0 = never.",
 )
 _LIMITS = {
-    "min_seconds": "Length of a clip.",
-    "max_seconds": "Length of a clip.",
+    "min_seconds": "Length of a clip in seconds.",
+    "max_seconds": "Length of a clip in seconds.",
     "min_short_side": "Pixels of the video's shorter side.",
     "min_fps": "Frames per second of the video.",
     "max_black": "Share of the time with a black picture.",
@@ -77,7 +83,7 @@ _LIMITS = {
     "max_slideshow": "Share of the time in stills that follow upon each other.",
     "max_still": "Share of the time in which nothing moves.",
     "max_bars": "Share of the picture under bars (letterbox).",
-    "min_sharpness": "Of the sharpest edges, 0 to 1.",
+    "min_sharpness": "Sharpness of the sharpest edges, 0 to 1.",
     "max_text": "Share of the picture under standing text.",
     "min_people": "Share of the time with a person; needs --people_model.",
 }
@@ -86,22 +92,32 @@ for _name, _help in _LIMITS.items():
 _PEOPLE_MODEL = flags.DEFINE_string(
     "people_model", None, "ONNX detector of the YOLO family: class 0 is a person."
 )
-_MAX_PIXELS = flags.DEFINE_integer("max_pixels", ExamineSettings.max_pixels, "Of a source frame.")
-_MAX_BYTES = flags.DEFINE_integer("max_bytes", ExamineSettings.max_bytes, "Of a file.")
-_MAX_LENGTH = flags.DEFINE_float("max_length", ExamineSettings.max_seconds, "Seconds of a video.")
+_MAX_PIXELS = flags.DEFINE_integer(
+    "max_pixels",
+    ExamineSettings.max_pixels,
+    "Leave out videos with larger frames (width x height).",
+)
+_MAX_BYTES = flags.DEFINE_integer("max_bytes", ExamineSettings.max_bytes, "Leave out larger files.")
+_MAX_LENGTH = flags.DEFINE_float(
+    "max_length", ExamineSettings.max_seconds, "Leave out longer videos; seconds."
+)
 
-_MAX_FRAMES = flags.DEFINE_integer("max_frames", ExamineSettings.max_frames, "Of a video.")
+_MAX_FRAMES = flags.DEFINE_integer(
+    "max_frames", ExamineSettings.max_frames, "Leave out videos of more frames."
+)
 
 _UNIQUE = flags.DEFINE_bool("unique", True, "Remove copies.")
 _AGAINST = flags.DEFINE_multi_string(
     "against", [], "Leave out what another set holds: a curated set, or DATASET:SPLIT[+SPLIT]."
 )
-_SUBSET = flags.DEFINE_string("subset", "", "Nested subsets, in clips: 6000,25000.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of whatever is chosen at random.")
+_SUBSET = flags.DEFINE_string("subset", "", "Sizes of nested subsets, in clips: 6000,25000.")
+_SEED = flags.DEFINE_integer("seed", 0, "Decides whatever is chosen at random.")
 
 _NAME = flags.DEFINE_string("name", "videos", "Name of the data set, part of its file names.")
-_SHORT_SIDE = flags.DEFINE_integer("short_side", Encoding.short_side, "Pixels of the clips.")
-_CODEC = flags.DEFINE_enum("codec", Encoding.codec, CODECS, "Of the clips.")
+_SHORT_SIDE = flags.DEFINE_integer(
+    "short_side", Encoding.short_side, "Pixels of the clips' short side."
+)
+_CODEC = flags.DEFINE_enum("codec", Encoding.codec, CODECS, "How the clips are encoded.")
 _NUM_SHARDS = flags.DEFINE_integer("num_shards", 0, "Shards per split; 0 = by number of videos.")
 _FOUND = flags.DEFINE_string(
     "found", None, "Folder that keeps what was found in videos, for several sets [OUT.found]."

@@ -19,7 +19,9 @@ from vmae_jax.data.curate.hashes import mirrored
 from vmae_jax.data.curate.items import HASHES_PER_SECOND, Clip
 
 _RECORDS = flags.DEFINE_list("records", ["10000", "30000", "100000"], "Numbers of clips to try.")
-_BEAM = flags.DEFINE_string("beam_options", None, "As of curation; none = without Beam.")
+_BEAM = flags.DEFINE_string(
+    "beam_options", None, "Through Beam, as in runner=DirectRunner,direct_num_workers=2."
+)
 _SECONDS = 10  # of a clip
 _COPIES = 10  # one clip in so many is a copy of one that is none
 _NOISE = 0.05  # of a copy's bits are wrong: a little more than after a crop of 5 %
