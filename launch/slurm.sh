@@ -61,10 +61,14 @@ if [[ $dry_run == yes ]]; then
   exit
 fi
 
+# The number of the first task of an array is that of the whole array as well.
+job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+job=${job:-$SLURM_JOB_ID}
+
 # SLURM's warning (USR1, see --signal) comes to this shell alone: scancel asks the processes of the
 # job to save. SIGTERM comes to them without us, and whoever is asked twice gives up saving.
 signalled=yes
-trap 'signalled=yes; scancel --signal=TERM "$SLURM_JOB_ID" || true' USR1
+trap 'signalled=yes; scancel --signal=TERM "$job" || true' USR1
 trap 'signalled=yes' TERM
 "${command[@]}" &
 srun=$!
@@ -75,8 +79,8 @@ done
 
 # 143: saved after SIGTERM. A job that somebody cancelled is not RUNNING any more.
 if [[ $status -eq 143 ]] &&
-  [[ $(squeue --noheader --format=%T --jobs="$SLURM_JOB_ID") == RUNNING ]]; then
+  [[ $(squeue --noheader --format=%T --jobs="$job") == RUNNING ]]; then
   echo "saved; back into the queue"
-  scontrol requeue "$SLURM_JOB_ID"
+  scontrol requeue "$job"
 fi
 exit "$status"

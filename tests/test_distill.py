@@ -170,10 +170,8 @@ def test_resumed_equals_uninterrupted(tmp_path, whole, taught):
     folder, config = whole
     parts = shutil.copytree(folder, tmp_path / "parts")
     shutil.rmtree(parts / "checkpoints" / "4")
-    moved = str(
-        shutil.copy(taught, tmp_path / "moved.safetensors")
-    )  # a teacher is known by its weights
-    again = with_settings(config, distill={"teacher": moved})
+    moved = shutil.copy(taught, tmp_path / "moved.safetensors")  # it is known by its weights
+    again = with_settings(config, distill={"teacher": str(moved)})
     assert train.train(FakeDistill(again), str(parts)).step == 4
     assert losses(parts) == losses(folder)
     (meta, a), (_, b) = (checkpoint.load_params(str(d)) for d in (folder, parts))
@@ -270,7 +268,7 @@ def test_bad_teachers_are_named(tmp_path, taught):
 def test_labels_are_read_only_where_they_count(tmp_path, taught):
     bare = write_dataset(tmp_path / "bare", [clip().serialize()] * 3)
     config = with_settings(
-        taught_by(taught), data={"dataset": bare},
+        taught_by(taught), model={"dtype": "auto"}, data={"dataset": bare},
         classifier={"num_classes": 0}, eval={"split": ""},
     )  # fmt: skip
     task = main.make_task(config)

@@ -14,7 +14,7 @@ from fakes import TINY, FakeDataTask, FakeStream, with_settings
 from models.test_goldens import MASK, load
 
 from vmae_jax import checkpoint, optim, program, sharding, train, tree
-from vmae_jax.config import ConfigError, OptimConfig
+from vmae_jax.config import ConfigError, OptimConfig, to_dict
 from vmae_jax.convert import rules
 from vmae_jax.metrics import DivergedError
 
@@ -260,6 +260,13 @@ def test_other_settings_or_data_are_refused_by_name(tmp_path):
 
     with pytest.raises(ConfigError, match=r"fingerprint fake .* has other"):
         run(config, tmp_path, OtherData)
+    saved = to_dict(config)
+    del saved["augment"]["mix_group"], saved["distill"]  # a version that did not have them yet
+    meta = {"config": saved, "fingerprint": "fake"}
+    train.check_resume(config, meta, "fake", "its checkpoint")
+    mixed = with_settings(config, augment={"mix_group": 4})
+    with pytest.raises(ConfigError, match=r"augment.mix_group: 0 -> 4"):
+        train.check_resume(mixed, meta, "fake", "its checkpoint")
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):

@@ -577,6 +577,23 @@ def to_dict(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """`old` with the values of `new`, group by group."""
+    result = dict(old)
+    for key, value in new.items():
+        groups = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if groups else value
+    return result
+
+
+def changes(saved: Mapping[str, Any], config: Config) -> dict[str, tuple]:
+    """Settings of `config` that differ from a run's saved ones: {key: (old, new)}.
+
+    A setting that the run's version did not have yet counts as its default.
+    """
+    return differences(merged(to_dict(Config()), saved), to_dict(config))
+
+
 def differences(
     old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 ) -> dict[str, tuple]:

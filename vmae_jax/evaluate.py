@@ -78,12 +78,10 @@ class Scores:
         return "\n".join(lines + ([f"  hardest      {shown}"] if hardest else []))
 
     def write(self, folder: str) -> None:
-        """summary.json, scores.csv and .npz, classes.csv, confusion.csv and .png."""
+        """scores.csv and .npz, classes.csv, confusion.csv and .png, and last summary.json."""
         out = epath.Path(folder)
         out.mkdir(parents=True, exist_ok=True)
         names = self.label_names
-        summary = self.summary() | {"videos": len(self.ids), "failed": self.failed}
-        (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         _write_csv(out / "scores.csv", self._score_rows())
         accuracy, videos = self.class_accuracy(), self.confusion.sum(1)
         rows = [(name, n, f"{a:.2f}") for name, n, a in zip(names, videos, accuracy, strict=True)]
@@ -97,6 +95,9 @@ class Scores:
         )  # fmt: skip
         (out / "scores.npz").write_bytes(arrays.getvalue())
         metrics.write_png(out / "confusion.png", viz.confusion_sheet(self.confusion, names))
+        # Last: who finds it finds all of them.
+        summary = self.summary() | {"videos": len(self.ids), "failed": self.failed}
+        (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
 
     def _score_rows(self) -> Iterator[tuple]:
         yield ("id", "label", "predicted", "correct", "probability", "top5")

@@ -18,7 +18,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from vmae_jax import checkpoint, hosts, metrics, optim, sharding
-from vmae_jax.config import Config, ConfigError, differences, to_dict, total_steps
+from vmae_jax.config import Config, ConfigError, changes, to_dict, total_steps
 from vmae_jax.program import Program, Stream, Task, fresh_state, saved, whole, with_teacher
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def every(step: int, interval: int, last: int) -> bool:
 
 def check_resume(config: Config, meta: dict[str, Any], fingerprint: str, path: str) -> None:
     """Raises unless the checkpoint's run is this run; says which harmless settings changed."""
-    changed = differences(meta["config"], to_dict(config))
+    changed = changes(meta["config"], config)
     fixed = {k: v for k, v in changed.items() if k.startswith(FIXED_SETTINGS)}
     average = changed.get("optim.ema_decay", (1, 1))
     if bool(average[0]) != bool(average[1]):  # the state has one tree more, or less

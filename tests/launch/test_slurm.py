@@ -68,8 +68,13 @@ def test_an_array_of_a_study_runs_the_study(slurm, tmp_path):
     assert " python -m vmae_jax.study --config=a.py " in (tmp_path / "calls").read_text()
 
 
-def test_a_warning_saves_and_goes_back_into_the_queue(slurm, tmp_path):
-    process = slurm(SAVES)
+@pytest.mark.parametrize(("task", "job"), [
+    ({}, "17"),
+    # 17 would be all tasks of the array.
+    ({"SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "3"}, "17_3"),
+])  # fmt: skip
+def test_a_warning_saves_and_goes_back_into_the_queue(slurm, tmp_path, task, job):
+    process = slurm(SAVES, **task)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGUSR1)
     out, err = process.communicate(timeout=30)
@@ -77,8 +82,9 @@ def test_a_warning_saves_and_goes_back_into_the_queue(slurm, tmp_path):
     assert out.splitlines() == ["saving", "saved; back into the queue"]
     assert calls(tmp_path) == ["srun", "scancel", "squeue", "scontrol"]
     text = (tmp_path / "calls").read_text()
-    assert "scancel --signal=TERM 17 " in text
-    assert "scontrol requeue 17 " in text
+    for command in ("scancel --signal=TERM", "squeue --noheader --format=%T", "scontrol requeue"):
+        of = "--jobs=" if command.startswith("squeue") else ""
+        assert f"{command} {of}{job} " in text
 
 
 def test_what_is_cancelled_stays_cancelled(slurm, tmp_path):

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -220,6 +221,10 @@ def test_other_settings_are_refused_unless_nothing_was_kept(study):
     message = run(study, *few, status=1)
     assert message.splitlines()[-1].startswith("error: ")
     assert "was run with other settings (train.steps: 9 -> 7)" in message
+    for name in ("good_2_seed0", "poor_8_seed0"):
+        shutil.rmtree(study / "runs" / name / "pretrain")
+    message = run(study, *few, status=1)
+    assert "finetune_test: was run with other settings (pre-training's train.steps: 9" in message
 
 
 def test_several_processes_run_one_index_at_a_time(study):

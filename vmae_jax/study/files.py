@@ -50,7 +50,8 @@ def markdown(results: Results) -> str:
         "",
         f"{results.finished} of {results.planned} runs are done. {results.metric} in percent, "
         f"means over seeds. Intervals are of {share}: Student's t for means, Welch's t "
-        "for differences, profile likelihood for laws.",
+        "for differences, profile likelihood for laws. They are of other seeds, not of other "
+        "subsets or test videos, which all seeds share.",
     ]
     gains = {(c.new.arm, c.new.clips, c.benchmark): c.gain for c in results.doublings}
     for benchmark in dict.fromkeys(cell.benchmark for cell in results.cells):
@@ -69,9 +70,10 @@ def markdown(results: Results) -> str:
                 )
         for found in results.arms:
             if found.benchmark == benchmark:
+                sizes = dict.fromkeys(f"{cell.clips:,}" for cell in (found.new, found.old))
                 lines += [
                     "",
-                    f"{found.new.arm} against {found.old.arm} at {found.new.clips:,} clips: "
+                    f"{found.new.arm} against {found.old.arm} at {' and '.join(sizes)} clips: "
                     f"{found.gain.value:+.1f} ({_range(found.gain, '+.1f')}).",
                 ]
         for (arm, on), law in results.laws.items():
@@ -83,14 +85,21 @@ def markdown(results: Results) -> str:
 
 def _law_line(arm: str, law: Law) -> str:
     limit, rate, gain = law.ceiling(), law.speed(), law.gain(law.largest)
-    anything = (rate.low, rate.high) == (RATES[0], RATES[-1])
-    rates = "undetermined" if anything else _range(rate, ".2g")
     return (
         f"Law of {arm}: {law.limit:.1f} - {law.gap:.1f} x (clips / {law.smallest:,.0f})^"
         f"-{law.rate:.2g}. Limit {limit.value:.1f} ({_range(limit)}), rate {rate.value:.2g} "
-        f"({rates}), twice {law.largest:,.0f} clips {gain.value:+.1f} "
+        f"({_rates(rate)}), twice {law.largest:,.0f} clips {gain.value:+.1f} "
         f"({_range(gain, '+.1f')})."
     )
+
+
+def _rates(rate: Estimate) -> str:
+    """The range of a rate, open where only the searched grid ends it."""
+    if rate.low is None or (rate.low > RATES[0] and rate.high < RATES[-1]):
+        return _range(rate, ".2g")
+    if rate.low > RATES[0]:
+        return f"at least {rate.low:.2g}"
+    return f"at most {rate.high:.2g}" if rate.high < RATES[-1] else "undetermined"
 
 
 def _range(found: Estimate, style: str = ".1f") -> str:

@@ -17,9 +17,9 @@ from typing import Any
 from etils import epath
 
 from vmae_jax import config as config_lib
-from vmae_jax.config import Config, ConfigError
+from vmae_jax.config import Config, ConfigError, merged
 from vmae_jax.data import records
-from vmae_jax.study.settings import EMBEDDED, Runs, Study, flat, merged
+from vmae_jax.study.settings import EMBEDDED, Runs, Study, flat
 
 MAIN = (sys.executable, "-m", "vmae_jax.main")
 SCRATCH = "scratch"  # instead of an arm
@@ -80,7 +80,10 @@ class Job:
     def is_done(self) -> bool:
         if self.benchmark:
             return self.summary.exists()
-        return (epath.Path(self.folder) / "checkpoints" / str(self.steps())).exists()
+        last = epath.Path(self.folder) / "checkpoints" / str(self.steps())
+        if self.folder.startswith("gs://"):  # not renamed when it is whole, as on a disk: marked
+            last /= "commit_success.txt"
+        return last.exists()
 
     def state(self) -> str:
         """done, begun, ready, or waiting for its pre-training."""
@@ -198,7 +201,8 @@ def _with_embedded(study: Study, folder: str) -> Study:
 def check(job: Job) -> None:
     """Raises StudyError where the job's folder holds a run of other settings or data.
 
-    One that failed before it kept anything may be begun again with better settings.
+    Those of the pre-training that it started from count as well. A run that failed before it kept
+    anything may be begun again with better settings.
     """
     kept = epath.Path(job.folder) / "checkpoints"
     if not (job.is_done() or (kept.exists() and any(p.name.isdigit() for p in kept.iterdir()))):
@@ -207,10 +211,10 @@ def check(job: Job) -> None:
         noted = json.loads((epath.Path(job.folder) / "job.json").read_text())
     except (FileNotFoundError, ValueError):  # not begun, or killed in that moment
         return
-    changed = config_lib.differences(noted["config"], _note(job)["config"])
-    changed = {k: v for k, v in changed.items() if not k.startswith(FREE)}
-    if noted["fingerprint"] != job.fingerprint:
-        changed["fingerprint of the data"] = (noted["fingerprint"], job.fingerprint)
+    changed = _changes(noted, job)
+    if job.after and noted.get("after"):
+        before = _changes(noted["after"], job.after)
+        changed |= {f"pre-training's {key}": values for key, values in before.items()}
     if changed:
         listed = ", ".join(f"{k}: {old!r} -> {new!r}" for k, (old, new) in changed.items())
         raise StudyError(
@@ -219,10 +223,22 @@ def check(job: Job) -> None:
         )
 
 
-def _note(job: Job) -> Mapping[str, Any]:
-    return json.loads(
-        json.dumps({"config": config_lib.to_dict(job.config), "fingerprint": job.fingerprint})
-    )
+def _changes(noted: Mapping[str, Any], job: Job) -> dict[str, tuple]:
+    """What differs from the job as it was noted: {setting: (old, new)}."""
+    changed = config_lib.changes(noted["config"], job.config)
+    changed = {k: v for k, v in changed.items() if not k.startswith(FREE)}
+    if noted["fingerprint"] != job.fingerprint:
+        changed["fingerprint of the data"] = (noted["fingerprint"], job.fingerprint)
+    return changed
+
+
+def _note(job: Job) -> dict[str, Any]:
+    """What the job is, and the one that it starts from."""
+    return {
+        "config": config_lib.to_dict(job.config),
+        "fingerprint": job.fingerprint,
+        "after": _note(job.after) if job.after else None,
+    }
 
 
 @contextlib.contextmanager

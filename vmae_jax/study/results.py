@@ -12,6 +12,8 @@ from vmae_jax.study.jobs import Job
 from vmae_jax.study.law import Estimate, Law
 from vmae_jax.study.settings import METRICS, Study
 
+EQUAL = 0.05  # sizes that differ by less count as equal: builds leave broken videos out
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
@@ -45,7 +47,7 @@ class Results:
     rows: tuple[dict[str, Any], ...]  # one per run
     cells: tuple[Cell, ...]
     doublings: tuple[Comparison, ...]  # of each size and the one below, per doubling
-    arms: tuple[Comparison, ...]  # of the first arm by name and each other, at equal sizes
+    arms: tuple[Comparison, ...]  # of the first arm and each other, at equal sizes
     laws: dict[tuple[str, str], Law]  # by arm and benchmark
 
 
@@ -96,7 +98,7 @@ def _doublings(cells: Sequence[Cell], confidence: float) -> Iterator[Comparison]
 def _arms(cells: Sequence[Cell], confidence: float) -> Iterator[Comparison]:
     first = next((cell.arm for cell in cells if cell.clips), None)
     for new, old in itertools.product(cells, cells):
-        same = (new.clips, new.benchmark) == (old.clips, old.benchmark)
+        same = new.benchmark == old.benchmark and math.isclose(new.clips, old.clips, rel_tol=EQUAL)
         if new.arm == first and old.arm != first and same:
             gain = law_lib.difference(new.values, old.values, confidence)
             yield Comparison(new.benchmark, new, old, gain)

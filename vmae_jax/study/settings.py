@@ -41,7 +41,7 @@ class Runs:
         spec.loader.exec_module(module)
         try:
             recipe = module.get_config(argument).to_dict()
-            return config_lib.from_config_dict(merged(recipe, self.settings))
+            return config_lib.from_config_dict(config_lib.merged(recipe, self.settings))
         except ConfigError as error:
             raise ConfigError(f"config.{name}, {self.recipe}: {error}") from error
 
@@ -121,15 +121,6 @@ class Study:
                 len(set(parts)) == len(parts), f"arms.{name}.splits", arm.splits,
                 "each split once: every one adds to those before it",
             )  # fmt: skip
-
-
-def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """`old` with the values of `new`, group by group."""
-    result = dict(old)
-    for key, value in new.items():
-        groups = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
-        result[key] = merged(result[key], value) if groups else value
-    return result
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

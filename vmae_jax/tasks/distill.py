@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vmae_jax.config import Config, ConfigError
+from vmae_jax.config import Config, ConfigError, for_platform
 from vmae_jax.data.records import open_dataset
 from vmae_jax.models import classifier
 from vmae_jax.models.adapt import TO_TEACHER
@@ -73,7 +73,7 @@ class Distill(Finetune):
                 f"config.eval.split = {config.eval.split!r}: {config.data.dataset} has no labels "
                 "to test on; set it to '' to distil without"
             )
-        teacher = teachers.read(config)
+        teacher = teachers.read(for_platform(config, jax.default_backend()))
         classes = config.classifier.num_classes or teacher.num_classes
         head = dataclasses.replace(config.classifier, num_classes=classes)
         return cls(dataclasses.replace(config, classifier=head), teacher.label_names, teacher)
