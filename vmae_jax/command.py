@@ -98,14 +98,17 @@ def run(
     def body(argv: list[str]) -> None:
         try:
             main(argv)
-        except (app.UsageError, OSError, *known) as error:
-            fail(said(error))
-        except Exception as error:
-            if not (message := advice(error)):
-                raise
-            fail(message)
-        except KeyboardInterrupt:
-            print(f"\n{stopped}", file=sys.stderr, flush=True)
-            sys.exit(130)
+        except app.UsageError as error:  # of which absl would print the whole help
+            fail(error)
 
-    app.run(body, flags_parser=flags_parser)
+    try:
+        app.run(body, flags_parser=flags_parser)
+    except (OSError, *known) as error:
+        fail(said(error))
+    except Exception as error:
+        if not (message := advice(error)):
+            raise
+        fail(message)
+    except KeyboardInterrupt:
+        print(f"\n{stopped}", file=sys.stderr, flush=True)
+        sys.exit(130)

@@ -40,17 +40,10 @@ def parse(argv: list[str], expected: str = RECIPES) -> list[str]:
     """Parses the command line; what is wrong with a recipe or a setting ends in one line."""
     try:
         rest = command.parse(argv)
-    except AttributeError as error:  # ml_collections says: no such setting, did you mean ...?
-        found = str(getattr(error.args[0], "args", error.args)[0]).split("\n")
-        raise config_lib.ConfigError(f"no setting {'; '.join(found).lower()}") from error
     except config_lib.ConfigError:
         raise
-    except Exception as error:  # raised by the recipe, which is a program
-        at = traceback.extract_tb(error.__traceback__)[-1]
-        where = "" if isinstance(error, SyntaxError) else f"{at.filename}, line {at.lineno}: "
-        raise config_lib.ConfigError(
-            f"the recipe does not run: {where}{type(error).__name__}: {error}"
-        ) from error
+    except Exception as error:
+        raise config_lib.ConfigError(_reason(error)) from error
     if not flags.FLAGS["config"].present:
         raise config_lib.ConfigError(f"--config is missing; expected {expected}")
     path = name().partition(":")[0]
@@ -61,3 +54,14 @@ def parse(argv: list[str], expected: str = RECIPES) -> list[str]:
             f"unexpected argument {rest[1]!r}; settings go as --config.KEY=VALUE"
         )
     return rest
+
+
+def _reason(error: Exception) -> str:
+    """Why flags could not be parsed: no such setting, or the recipe, which is a program, fails."""
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    if isinstance(error, (AttributeError, KeyError)) and "ml_collections" in at.filename:
+        # It says what there is not, and what may be meant, in lines or in an error of its own.
+        found = str(getattr(error.args[0], "args", error.args)[0]).split("\n")
+        return f"no setting {'; '.join(found).lower()}"
+    where = "" if isinstance(error, SyntaxError) else f"{at.filename}, line {at.lineno}: "
+    return f"the recipe does not run: {where}{type(error).__name__}: {error}"

@@ -1,6 +1,6 @@
 """Time and memory of finding duplicates among clips that are made up.
 
-  python -m vmae_jax.data.curate.unique_bench --records=10000,30000,100000
+python -m vmae_jax.data.curate.unique_bench --records=10000,30000,100000
 """
 
 import multiprocessing
