@@ -35,7 +35,7 @@ SPLITS = ("train_6000", "train_25000", "train_100000", "train_rest")
 
 def get_config(arg: str = ""):
     study = settings.defaults()
-    study.pretrain.recipe = "configs/vitb_tiktok.py"
+    study.pretrain.recipe = settings.beside(__file__, "vitb_tiktok.py")
     study.pretrain.settings = {"train": {"steps": 40_000}}
     study.arms = {
         "curated": {"dataset": "data/curated", "splits": SPLITS},
@@ -43,8 +43,14 @@ def get_config(arg: str = ""):
     }
     # Models of TikTok clips, and those from scratch, learn both from the settings for ViT-B.
     study.benchmarks = {
-        "k400": {"recipe": "configs/vitb_k400.py", "settings": {"data": {"dataset": "data/k400"}}},
-        "ssv2": {"recipe": "configs/vitb_ssv2.py", "settings": {"data": {"dataset": "data/ssv2"}}},
+        "k400": {
+            "recipe": settings.beside(__file__, "vitb_k400.py"),
+            "settings": {"data": {"dataset": "data/k400"}},
+        },
+        "ssv2": {
+            "recipe": settings.beside(__file__, "vitb_ssv2.py"),
+            "settings": {"data": {"dataset": "data/ssv2"}},
+        },
     }
     study.seeds = (0, 1, 2)
     return settings.recipe(study, arg)

@@ -19,7 +19,7 @@ from vmae_jax.study import settings
 
 def get_config(arg: str = ""):
     study = settings.defaults()
-    study.pretrain.recipe = "configs/pretrain_synthetic.py"
+    study.pretrain.recipe = settings.beside(__file__, "pretrain_synthetic.py")
     train = {"steps": 400, "log_every": 100, "checkpoint_every": 200, "picture_every": 0}
     study.pretrain.settings = {"train": train}
     study.embedded.update(sizes=(100, 400, 1600), train_clips=40, val_clips=40)
@@ -39,7 +39,7 @@ def get_config(arg: str = ""):
     }
     study.benchmarks = {
         "motions": {
-            "recipe": "configs/finetune_synthetic.py",
+            "recipe": settings.beside(__file__, "finetune_synthetic.py"),
             "settings": finetune,
         }
     }

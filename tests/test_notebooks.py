@@ -115,7 +115,7 @@ def test_data_scaling(tmp_path, monkeypatch):
     """A study of one size: two arms, each pre-trained and fine-tuned once."""
     name = "data_scaling"
     text, shown = run(name, tmp_path, SMOKE[name], monkeypatch)
-    assert "4/4] raw_10_seed0/finetune_motions" in text
+    assert "4/4] raw, 10 clips, seed 0: fine-tuning on motions" in text
     assert "| curated | 10 | 1 |" in text
     assert "curated against raw at 10 clips" in text
     assert len(shown) == PICTURES[name]

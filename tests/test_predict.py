@@ -225,7 +225,7 @@ def test_the_command(tmp_path):
         str(tmp_path / "nothing*.mp4"), str(tmp_path / "empty"), os.fsdecode(b"\xff.mp4"),
     )  # fmt: skip
     assert found.returncode == 1
-    assert found.stderr.strip() == "3 of 4 clips could not be answered"
+    assert found.stderr.strip() == "error: 3 of 4 clips could not be answered"
     assert "empty: cannot be opened: a folder without videos" in found.stdout
     assert r"\udcff.mp4: cannot be opened" in found.stdout
     assert "6 classes, 4 frames of 32x32 pixels" in found.stdout

@@ -299,7 +299,7 @@ def test_mistakes_end_in_one_line(study):
 @pytest.mark.parametrize("name", ["study_data_scaling", "study_synthetic"])
 def test_the_studies_and_their_smoke_variants_are_valid(name):
     path = ROOT / "configs" / f"{name}.py"
-    exec(compile(path.read_text(), name, "exec"), found := {})
+    exec(compile(path.read_text(), name, "exec"), found := {"__file__": str(path)})
     for argument in ("", "smoke"):
         study = settings.from_config_dict(found["get_config"](argument))
         study.pretrain.config("pretrain")

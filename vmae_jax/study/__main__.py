@@ -128,8 +128,8 @@ def main(argv: list[str]) -> None:
     given = flags.FLAGS
     logging.set_verbosity(logging.WARNING)
     study = settings.from_config_dict(given.config)
-    folder = given.folder or default_folder(recipe_flag.name())
-    folder = folder if "://" in folder else os.path.abspath(folder)
+    typed = given.folder or default_folder(recipe_flag.name())
+    folder = typed if "://" in typed else os.path.abspath(typed)
     index = given.index
     if index is None and "SLURM_ARRAY_TASK_ID" in os.environ:
         index = int(os.environ["SLURM_ARRAY_TASK_ID"])
@@ -157,7 +157,7 @@ def main(argv: list[str]) -> None:
     if not given.results:
         run_all(jobs, write)
     print("\n" + files.markdown(write()))
-    print(f"  files        {folder}/study.md, study.png, study.csv, study.json")
+    print(f"  files        {typed}/study.md, study.png, study.csv, study.json")
 
 
 def cli() -> None:

@@ -165,6 +165,11 @@ def from_config_dict(study: Mapping[str, Any]) -> Study:
     return config_lib.build(Study, values, "")
 
 
+def beside(study_file: str, name: str) -> str:
+    """The recipe `name` in the folder of a study's file, as a path from the current folder."""
+    return os.path.relpath(os.path.join(os.path.dirname(study_file), name))
+
+
 def recipe(study: ml_collections.ConfigDict, arg: str) -> ml_collections.ConfigDict:
     """Ends a configs/study_*.py: applies what follows the colon in --config=FILE.py:smoke."""
     if arg not in ("", "smoke"):

@@ -1,6 +1,8 @@
 """Time and memory of finding duplicates among clips that are made up.
 
-python -m vmae_jax.data.curate.unique_bench --records=10000,30000,100000
+One clip in ten is a copy of another one: shifted, with wrong bits, every second one mirrored.
+
+  python -m vmae_jax.data.curate.unique_bench --records=10000,30000,100000
 """
 
 import multiprocessing
