@@ -69,7 +69,7 @@ def advice(error: Exception) -> str | None:
     text = str(error).strip() or type(error).__name__
     first = text.splitlines()[0][:200]
     if isinstance(error, ImportError) and "gcsfs" in text:
-        return f"{first}; gs:// needs pip install -e '.[gcs]'"
+        return f"{first}; gs:// needs pip install 'vmae_jax[gcs]'"
     if "No space left on device" in text:  # Orbax says so within its own words
         return _DISK_FULL
     if "RESOURCE_EXHAUSTED" in text:

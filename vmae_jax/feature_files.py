@@ -210,6 +210,6 @@ def _pyarrow() -> Any:
         import pyarrow.parquet
     except ImportError as error:
         raise FeatureError(
-            "--format=parquet needs pyarrow: pip install -e '.[parquet]' (or take --format=npy)"
+            "--format=parquet needs pyarrow: pip install 'vmae_jax[parquet]' (or take --format=npy)"
         ) from error
     return pyarrow

@@ -7,9 +7,9 @@ r"""Will it fit, how long will it take: a recipe on a machine that is not paid f
   python -m vmae_jax.plan --config=configs/vitg_tiktok.py --topology=v5p:4x4x4 --slices=2
   python -m vmae_jax.plan --config=configs/vitg_k400.py --platform=gpu:h200 --devices=8
 
-The compiler is in pip install -e '.[tpu]' and needs no TPU. Times are bounds: the longest of what
-products, memory and links would take alone at the chips' peaks. Exit status: 0 it fits, 3 it does
-not, 1 an error.
+The compiler comes with pip install 'vmae_jax[tpu]' and needs no TPU. Times are bounds: the longest
+of what products, memory and links would take alone at the chips' peaks. Exit status: 0 it fits, 3
+it does not, 1 an error.
 """
 
 import dataclasses

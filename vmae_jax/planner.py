@@ -135,7 +135,7 @@ def tpu_devices(topology: str, machine: Machine) -> Sequence[Any]:
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         if "not installed" in reason:
-            reason = "there is no TPU compiler here: pip install -e '.[tpu]'"
+            reason = "there is no TPU compiler here: pip install 'vmae_jax[tpu]'"
         raise ConfigError(f"--topology={topology}: {reason}") from error
 
 

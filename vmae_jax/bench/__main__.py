@@ -120,9 +120,9 @@ def _check(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]}: see --help")
     if _PEERS.value and not importlib.util.find_spec("transformers"):
-        raise app.UsageError("--peer: there is no PyTorch here: pip install -e '.[torch]'")
+        raise app.UsageError("--peer: there is no PyTorch here: pip install 'vmae_jax[torch]'")
     if "export" in _PARTS.value and not importlib.util.find_spec("onnxscript"):
-        raise app.UsageError("--parts=export: there is no onnxscript: pip install -e '.[onnx]'")
+        raise app.UsageError("--parts=export: there is no onnxscript: pip install 'vmae_jax[onnx]'")
 
 
 def main(argv: list[str]) -> None:
