@@ -16,7 +16,7 @@ nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("ipykernel")
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
-PICTURES = {"reconstructions": 3, "finetune_colab": 4, "data_scaling": 2}
+PICTURES = {"reconstructions": 4, "finetune_colab": 4, "data_scaling": 2}
 TINY = "--config.model.image_size=32 --config.train.steps=6"
 ONE_SIZE = """--config.scratch=False --config.arms.curated.splits='("curated_10",)'"""
 SMOKE = {
