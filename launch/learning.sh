@@ -25,7 +25,11 @@ done
 folder=$(realpath -m "${1:-runs/learning}")
 shift || true
 [[ $# -gt 0 ]] || set -- 0 1 2
+for seed in "$@"; do
+  [[ $seed =~ ^[0-9]+$ ]] || { echo "error: $seed: expected a seed, such as 0" >&2 && exit 2; }
+done
 python=${PYTHON:-python}
+[[ $python != */* ]] || python=$(realpath -s "$python")
 
 run() { # NAME RECIPE FLAGS: one run in FOLDER/NAME
   local name=$1 recipe=$2

@@ -1,6 +1,7 @@
 """The benchmark's sides do their work, and its figures add up; how fast it is decides no test."""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -27,6 +28,23 @@ def test_ratios_are_taken_within_rounds():
     table = "\n".join(turns.table("a title", result))
     assert "MFU 40%" in table
     assert "ratio 2.00 (1.00 to 4.00, crosses 1: not resolved)" in table
+
+
+def _works():
+    return (lambda: 1), 0.0
+
+
+def _fails():
+    raise ValueError("cannot be measured")
+
+
+def test_a_side_that_cannot_be_measured_ends_all():
+    sides = [turns.Side("ours", _works, ()), turns.Side("theirs", _fails, ())]
+    with pytest.raises(turns.SideError, match="theirs: its process ended"):
+        turns.take_turns(sides, rounds=1)
+    for process in multiprocessing.active_children():
+        process.join(timeout=60)
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("task", ["pretrain", "finetune"])

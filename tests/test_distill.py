@@ -226,6 +226,22 @@ def test_a_teacher_in_bfloat16_says_the_same_from_half_the_memory():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("kind", ["workdir", "pth", "transformers"])
+def test_a_teacher_comes_from_any_checkpoint(tmp_path, taught, whole, kind):
+    expected, path = load(taught), str(tmp_path / "teacher.pth")
+    if kind == "workdir":
+        path = str(whole[0])  # a distilled student teaches on
+        expected = load(path)
+    elif kind == "pth":
+        save(expected, path, "original")
+    else:
+        path = str(tmp_path / "teacher")
+        save(expected, path, "transformers")
+    teacher = teachers.read(taught_by(path))
+    assert teacher.label_names == NAMES
+    jax.tree.map(np.testing.assert_array_equal, teacher.params, expected.params)
+
+
 def test_classes_are_matched_by_name(taught):
     config = taught_by(taught)
     teacher = teachers.read(config)
@@ -275,6 +291,9 @@ def test_labels_are_read_only_where_they_count(tmp_path, taught):
     assert (task.inputs, task.label_names, task.num_classes) == (("video",), NAMES, 3)
     with pipeline.open_clips(task.config) as stream:
         assert set(next(stream)["label"]) == {-1}
+    records = [dataclasses.replace(clip(), label=0, label_name="x")] * 3
+    other = write_dataset(tmp_path / "other", [r.serialize() for r in records], labels=("x",))
+    assert main.make_task(with_settings(config, data={"dataset": other})).label_names == NAMES
     with pytest.raises(ConfigError, match=r"eval.split = 'val': .* has no labels to test on"):
         main.make_task(with_settings(config, eval={"split": "val"}))
     with pytest.raises(ConfigError, match="its videos have no labels; build it with --labels"):

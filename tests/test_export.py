@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -214,7 +215,9 @@ def test_a_damaged_file_never_answers_something_else(program, tmp_path):
     path = tmp_path / "damaged.stablehlo"
     rng = np.random.default_rng(0)
     damaged = [whole[:n] for n in (0, 10, len(whole) // 2, len(whole) - 1)]
-    for place in rng.integers(0, len(whole), 25):
+    headers = [m.start() + n for m in re.finditer(b"PK..", whole) for n in range(4, 12)]
+    places = [*rng.integers(0, len(whole), 25), *rng.choice(headers, 25, replace=False)]
+    for place in places:
         damaged.append(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
     refused = 0
     for content in damaged:
@@ -228,10 +231,12 @@ def test_a_damaged_file_never_answers_something_else(program, tmp_path):
     assert refused >= 24
 
 
-@pytest.mark.parametrize("content", [None, b"", b"<html>", b"\x93NUMPY\x01\x00"])
+@pytest.mark.parametrize("content", [None, "folder", b"", b"<html>", b"\x93NUMPY\x01\x00"])
 def test_what_is_no_such_file_is_one_line(tmp_path, content):
     path = tmp_path / "model.stablehlo"
-    if content is not None:
+    if content == "folder":
+        path.mkdir()
+    elif content is not None:
         path.write_bytes(content)
     with pytest.raises(loader.ExportError, match=r"no such file|no exported model") as found:
         loader.load(path)

@@ -191,6 +191,7 @@ def test_sigterm_saves_and_continues_exactly(tmp_path):
                 def __next__(self):
                     if self.position == 3 * self.config.data.batch_size:
                         os.kill(os.getpid(), signal.SIGTERM)
+                        os.kill(os.getpid(), signal.SIGTERM)  # a scheduler's, and a parent's
                     return super().__next__()
 
             return Stream(self.config, start)

@@ -10,7 +10,7 @@ import jax
 import jaxlib
 from etils import epath
 
-from vmae_jax import checkpoint
+from vmae_jax import checkpoint, whole
 from vmae_jax.config import Config, to_dict
 from vmae_jax.data.cores import cores
 
@@ -29,10 +29,8 @@ def write(workdir: str, config: Config, recipe: str, changed: Mapping[str, Any])
     starts = [*_earlier(path), _start(recipe, changed)]
     starts = starts[:1] + starts[1:][-(STARTS - 1) :]
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.incomplete")
     content = {"config": to_dict(config), "starts": starts}
-    draft.write_text(json.dumps(content, indent=1, default=str) + "\n")
-    draft.replace(path)
+    whole.write(path, json.dumps(content, indent=1, default=str) + "\n")
 
 
 def _earlier(path: epath.Path) -> list[Any]:

@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from vmae_jax import metrics, sharding, viz
+from vmae_jax import metrics, sharding, viz, whole
 from vmae_jax.config import Config, ConfigError
 from vmae_jax.data import evaluation
 
@@ -95,9 +95,9 @@ class Scores:
         )  # fmt: skip
         (out / "scores.npz").write_bytes(arrays.getvalue())
         metrics.write_png(out / "confusion.png", viz.confusion_sheet(self.confusion, names))
-        # Last: who finds it finds all of them.
+        # Last, and at once: who finds it finds all of them.
         summary = self.summary() | {"videos": len(self.ids), "failed": self.failed}
-        (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        whole.write(out / "summary.json", json.dumps(summary, indent=2) + "\n")
 
     def _score_rows(self) -> Iterator[tuple]:
         yield ("id", "label", "predicted", "correct", "probability", "top5")

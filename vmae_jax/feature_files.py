@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from vmae_jax import whole
+
 FORMATS = ("npy", "parquet")
 _HEADER = 128  # bytes of a .npy file before its values
 _ROWS_BYTES = 64 << 20  # of a Parquet row group
@@ -192,11 +194,7 @@ def _is_whole(name: str) -> bool:
 
 
 def _write(path: str, content: Mapping[str, Any]) -> None:
-    draft = f"{path}.incomplete"
-    with open(draft, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2)
-        file.write("\n")
-    os.replace(draft, path)
+    whole.write(path, json.dumps(content, indent=2) + "\n")
 
 
 def _read(path: str) -> dict[str, Any]:

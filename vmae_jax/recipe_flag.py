@@ -33,6 +33,10 @@ def changes() -> dict[str, Any]:
 
 def config() -> config_lib.Config:
     """The recipe with the settings of the command line, checked."""
+    if "arms" in flags.FLAGS.config:
+        raise config_lib.ConfigError(
+            f"--config={name()}: is a study of many runs; run it with python -m vmae_jax.study"
+        )
     return config_lib.from_config_dict(flags.FLAGS.config)
 
 
@@ -43,7 +47,7 @@ def parse(argv: list[str], expected: str = RECIPES) -> list[str]:
     except config_lib.ConfigError:
         raise
     except Exception as error:
-        raise config_lib.ConfigError(_reason(error)) from error
+        raise config_lib.ConfigError(reason(error)) from error
     if not flags.FLAGS["config"].present:
         raise config_lib.ConfigError(f"--config is missing; expected {expected}")
     path = name().partition(":")[0]
@@ -56,8 +60,8 @@ def parse(argv: list[str], expected: str = RECIPES) -> list[str]:
     return rest
 
 
-def _reason(error: Exception) -> str:
-    """Why flags could not be parsed: no such setting, or the recipe, which is a program, fails."""
+def reason(error: Exception) -> str:
+    """Why a recipe is not to be had: no such setting, or the recipe, which is a program, fails."""
     at = traceback.extract_tb(error.__traceback__)[-1]
     if isinstance(error, (AttributeError, KeyError)) and "ml_collections" in at.filename:
         # It says what there is not, and what may be meant, in lines or in an error of its own.

@@ -65,8 +65,10 @@ class Preemption:
     @contextlib.contextmanager
     def watch(self) -> Iterator["Preemption"]:
         def note(number: int, frame: Any) -> None:
-            if self.signal:  # asked twice: the user does not want to wait
+            if self.signal and number == signal.SIGINT:  # the user does not want to wait
                 raise KeyboardInterrupt
+            if self.signal:  # schedulers may tell every process, and parents their children
+                return
             self.signal = number
             log.warning("%s: saving after this step", signal.Signals(number).name)
 

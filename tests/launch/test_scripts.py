@@ -63,6 +63,15 @@ def test_every_placeholder_of_the_jobset_is_explained():
     assert placeholders <= set(re.findall(r"YOUR_[A-Z_]+", comment))
 
 
+def test_learning_takes_seeds_after_its_folder():
+    out = subprocess.run(
+        ["bash", "launch/learning.sh", "--dry-run", "somewhere", "--distill"],
+        cwd=ROOT, capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    assert (out.returncode, out.stdout) == (2, "")
+    assert out.stderr == "error: --distill: expected a seed, such as 0\n"
+
+
 def test_plans_compile_each_recipe_for_what_its_docstring_names():
     out = subprocess.run(
         ["bash", "launch/plans.sh", "--dry-run"],

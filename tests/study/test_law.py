@@ -51,16 +51,19 @@ def test_a_planted_law_is_found():
 
 @pytest.mark.parametrize("seeds", [2, 3])
 def test_intervals_of_the_law_hold_the_truth_as_often_as_they_say(seeds):
-    """Of 300 studies, within three deviations (1.3 % each) of 95 %, or more."""
+    """Of 300 studies, within three deviations (1.3 % each) of 95 %, or more; not by being wide."""
     rng = np.random.default_rng(0)
     clips = np.repeat([100, 400, 1600], seeds)
     truths = [planted(400), planted(6400), planted(3200) - planted(1600), 90, 0.5]
-    hits = np.zeros(len(truths))
+    hits, widths = np.zeros(len(truths)), []
     for _ in range(300):
         law = law_lib.fit(clips, planted(clips) + rng.normal(0, 3, len(clips)))
         found = [law.at(400), law.at(6400), law.gain(1600), law.ceiling(), law.speed()]
+        widths.append(found[0].high - found[0].low)
         hits += [e.low <= truth <= e.high for e, truth in zip(found, truths, strict=True)]
     assert (hits / 300 >= 0.91).all(), hits / 300
+    # At a size that was tried, the law knows no less than the runs of that size alone would.
+    assert np.median(widths) < 2 * 3 * law_lib._quantile(0.95, seeds - 1) / np.sqrt(seeds)
 
 
 def test_the_band_widens_beyond_the_sizes():
@@ -80,6 +83,13 @@ def test_no_accuracies_make_an_impossible_law(accuracies):
     assert law.limit <= 100
     assert law.gap >= 0
     assert 0 <= law.at(1e9).low <= law.at(1e9).value <= law.at(1e9).high <= 100
+
+
+def test_accuracies_that_do_not_differ_leave_the_rate_open():
+    law = law_lib.fit([100, 400, 1600] * 2, [100.0] * 6)
+    assert (law.limit, law.gap) == (100, 0)
+    assert (law.speed().low, law.speed().high) == (law_lib.RATES[0], law_lib.RATES[-1])
+    assert law.gain(1600).value == pytest.approx(0)
 
 
 def test_two_sizes_make_no_law():

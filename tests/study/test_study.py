@@ -1,6 +1,7 @@
 """The command: which runs, that none runs twice, that any stop continues, and what is written."""
 
 import csv
+import errno
 import json
 import os
 import shlex
@@ -202,6 +203,43 @@ def test_a_killed_study_does_not_run_a_job_twice_at_once(study):
     assert sorted(calls(study)) == sorted(PRETRAINING[:4] + FINETUNING[:4])
 
 
+def test_nothing_starts_from_what_is_not_finished(study):
+    """A fine-tuning that was begun, of a pre-training that is to be run again."""
+    made = jobs.make_jobs(loaded(study), str(study / "runs"))
+    finetuning = next(job for job in made if job.benchmark)
+    with jobs.begun(finetuning):
+        pass
+    assert (finetuning.after.state(), finetuning.state()) == ("ready", "waiting")
+
+
+def test_several_may_make_the_embedded_videos_at_once(tmp_path):
+    command = [
+        sys.executable, "-m", "vmae_jax.study", "--config=configs/study_synthetic.py:smoke",
+        f"--folder={tmp_path / 'runs'}", "--list", "--config.embedded.sizes=(10,)",
+        "--config.arms.curated.splits=('curated_10',)", "--config.arms.raw.splits=('raw_10',)",
+    ]  # fmt: skip
+    both = [
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=120)[0].decode() for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    listed = [output[output.index("    0  ready") :] for output in outputs]
+    assert listed[0] == listed[1]
+    assert "curated, 10 clips, seed 0: pre-training" in listed[0]
+
+
+def test_a_disk_without_locks_runs_all_the_same(study, monkeypatch):
+    def flock(*args):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(jobs.fcntl, "flock", flock)
+    made = jobs.make_jobs(loaded(study), str(study / "runs"))
+    with jobs.begun(made[0]) as lock:
+        assert lock is None
+    assert made[0].state() == "begun"
+
+
 def test_sigterm_reaches_the_run_and_nothing_else_starts(study):
     (study / "runs/wait").touch()
     process = start(study)
@@ -275,6 +313,20 @@ def test_subsets_are_nested_and_counted(study):
             {"pretrain__recipe": "configs/finetune_synthetic.py"},
             r"config.pretrain.recipe = .* whose task is 'pretrain', found 'finetune'",
         ),
+        ({"pretrain__settings": {"seed": 5}}, r"pretrain.settings.seed: .*comes from config.seeds"),
+        (
+            {"pretrain__settings": {"init_from": "a.pth"}},
+            r"config.pretrain.settings.init_from: cannot be set",
+        ),
+        ({"pretrain__recipe": "README.md"}, r"pretrain.recipe = 'README.md': no such file"),
+        (
+            {"pretrain__recipe": "tests/study/fake_main.py"},
+            r"config.pretrain, .*fake_main.py: the recipe does not run: .*get_config",
+        ),
+        (
+            {"benchmarks__test__recipe": "configs/vitb_k400.py"},
+            r"config.benchmarks.test: its model has encoder .*, that of config.pretrain .*; name",
+        ),
         (
             {"benchmarks__test__recipe": "configs/pretrain_synthetic.py"},
             r"config.benchmarks.test.recipe = .*: expected a recipe that fine-tunes",
@@ -284,6 +336,30 @@ def test_subsets_are_nested_and_counted(study):
 def test_mistakes_are_named(study, changes, message):
     with pytest.raises(ConfigError, match=message):
         jobs.make_jobs(loaded(study, **changes), str(study / "runs"))
+
+
+def test_each_command_names_the_one_for_the_other_kind_of_file():
+    for module, name, expected in (
+        ("study", "quickstart", "the recipe of one run, which python -m vmae_jax.main runs"),
+        ("main", "study_synthetic", "is a study of many runs; run it with python -m vmae_jax.stu"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", f"vmae_jax.{module}", f"--config=configs/{name}.py"],
+            cwd=ROOT, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert expected in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_arms_of_other_names_keep_their_kinds_in_a_smoke_study(study):
+    found = settings.defaults()
+    found.arms = {
+        "alpha": {"dataset": "synthetic", "splits": ("raw_100",)},
+        "zeta": {"dataset": "synthetic", "splits": ("curated_100",)},
+    }
+    arms = settings.smoke(found).arms
+    assert (arms.alpha.splits, arms.zeta.splits) == (("raw_10",), ("curated_10",))
 
 
 def test_mistakes_end_in_one_line(study):

@@ -29,6 +29,7 @@ from vmae_jax import command
 from vmae_jax.bench import decoding, exported, training, turns
 from vmae_jax.config import VARIANTS, ConfigError, MeshConfig, ModelConfig
 from vmae_jax.data.cores import cores
+from vmae_jax.export import onnx_file
 
 PARTS = ("model", "data", "memory", "export")
 
@@ -121,8 +122,10 @@ def _check(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected argument {argv[1]}: see --help")
     if _PEERS.value and not importlib.util.find_spec("transformers"):
         raise app.UsageError("--peer: there is no PyTorch here: pip install 'vmae_jax[torch]'")
-    if "export" in _PARTS.value and not importlib.util.find_spec("onnxscript"):
-        raise app.UsageError("--parts=export: there is no onnxscript: pip install 'vmae_jax[onnx]'")
+    if "export" in _PARTS.value and (missing := onnx_file.missing()):
+        raise app.UsageError(
+            f"--parts=export: needs {', '.join(missing)}: pip install 'vmae_jax[onnx]'"
+        )
 
 
 def main(argv: list[str]) -> None:

@@ -60,21 +60,28 @@ def take_turns(sides: Sequence[Side], rounds: int) -> dict[str, Any]:
       SideError: where one cannot be prepared, or ends.
     """
     context = multiprocessing.get_context("spawn")
+    processes: list[multiprocessing.Process] = []
     connections: list[Connection] = []
     peaks: list[float] = []
-    for side in sides:
-        ours, theirs = context.Pipe()
-        context.Process(target=_serve, args=(theirs, side)).start()
-        theirs.close()
-        connections.append(ours)
-        peaks.append(_answer(side, ours))
     rates: list[list[float]] = [[] for _ in sides]
-    for _ in range(rounds):
-        for side, connection, found in zip(sides, connections, rates, strict=True):
-            connection.send(True)
-            found.append(_answer(side, connection))
-    for connection in connections:
-        connection.send(False)
+    try:
+        for side in sides:
+            ours, theirs = context.Pipe()
+            processes.append(context.Process(target=_serve, args=(theirs, side)))
+            processes[-1].start()
+            theirs.close()
+            connections.append(ours)
+            peaks.append(_answer(side, ours))
+        for _ in range(rounds):
+            for side, connection, found in zip(sides, connections, rates, strict=True):
+                connection.send(True)
+                found.append(_answer(side, connection))
+        for connection in connections:
+            connection.send(False)
+    except BaseException:  # those that wait for their turn would do so for ever
+        for process in processes:
+            process.terminate()
+        raise
     return compare({s.name: r for s, r in zip(sides, rates, strict=True)}, peaks)
 
 

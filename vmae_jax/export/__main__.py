@@ -26,6 +26,7 @@ be copied):
 jax promises to read a program for six months after it was written; export again after that.
 """
 
+import contextlib
 import os
 
 import jax
@@ -88,8 +89,11 @@ def difference(model: Model, output: str, features: bool) -> tuple[float, float]
     """The largest difference to this package on a clip of noise, and the largest result."""
     shape = stablehlo.video_shape(model)
     video = np.random.default_rng(0).integers(0, 256, (2, *shape), np.uint8)
-    expected = np.asarray((model.features if features else model.apply)(model.params, video))
-    load = onnx_file.load if output.endswith(".onnx") else loader.load
+    run = model.features if features else model.apply
+    onnx = output.endswith(".onnx")  # runs on the CPU in full float32, whatever is the default here
+    with jax.default_matmul_precision("highest") if onnx else contextlib.nullcontext():
+        expected = np.asarray(run(model.params, video))
+    load = onnx_file.load if onnx else loader.load
     found = np.asarray(load(output)(video))
     return float(np.abs(found - expected).max()), float(np.abs(expected).max())
 

@@ -26,6 +26,12 @@ from jax import export
 FORMAT = 1  # of the file, raised where an older loader would misread it
 
 
+# What reading a damaged archive, or a folder, ends in.
+_DAMAGED = (
+    zipfile.BadZipFile, zlib.error, EOFError, KeyError, TypeError, ValueError, RuntimeError, OSError
+)  # fmt: skip
+
+
 class ExportError(ValueError):
     """A file that cannot be run, or a video that it does not take: one line."""
 
@@ -79,15 +85,15 @@ def load(path: str | os.PathLike) -> Exported:
             _check_versions(about)
             program = export.deserialize(bytearray(file["program.bin"]))
             weights = {name: file[f"weights/{name}"] for name in about["weights"]}
-        return Exported(about, jax.device_put(weights), program)
     except ExportError as error:
         raise ExportError(f"{os.fspath(path)}: {error}") from None
     except FileNotFoundError:
         raise ExportError(f"{os.fspath(path)}: no such file") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, TypeError, ValueError) as error:
+    except _DAMAGED as error:
         raise ExportError(
             f"{os.fspath(path)}: is no exported model, or damaged; get it again ({_brief(error)})"
         ) from error
+    return Exported(about, jax.device_put(weights), program)
 
 
 def _check_versions(about: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ import os
 import jax
 from absl import flags
 
-from vmae_jax import command
+from vmae_jax import command, whole
 from vmae_jax.report.run import ReportError
 
 _OUT = flags.DEFINE_string("out", "report.html", "File of the page.")
@@ -37,10 +37,7 @@ def main(argv: list[str]) -> None:
     runs = [run.read(folder, name) for folder, name in zip(workdirs, names, strict=True)]
     content = page.page(runs, f"{datetime.date.today():%-d %B %Y}").encode()
     os.makedirs(os.path.dirname(os.path.abspath(_OUT.value)), exist_ok=True)
-    draft = f"{_OUT.value}.incomplete"
-    with open(draft, "wb") as file:
-        file.write(content)
-    os.replace(draft, _OUT.value)
+    whole.write(_OUT.value, content)
     size = len(content) / 1e6
     print(f"{_OUT.value}  {size:.1f} MB, {len(runs)} run{'s' * (len(runs) > 1)}; open it anywhere")
 

@@ -50,8 +50,8 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "index", None, "Runs this one of the list only [SLURM_ARRAY_TASK_ID].", lower_bound=0
     )
-    flags.DEFINE_bool("list", False, "Prints the runs with their states, and does nothing.")
-    flags.DEFINE_bool("dry_run", False, "Prints the commands of the runs, and does nothing.")
+    flags.DEFINE_bool("list", False, "Prints the runs with their states, and starts none.")
+    flags.DEFINE_bool("dry_run", False, "Prints the commands of the runs, and starts none.")
     flags.DEFINE_bool("results", False, "Writes the results of what is done, and runs nothing.")
 
 
@@ -127,6 +127,11 @@ def main(argv: list[str]) -> None:
     del argv
     given = flags.FLAGS
     logging.set_verbosity(logging.WARNING)
+    if "task" in given.config:
+        raise ConfigError(
+            f"--config={recipe_flag.name()}: is the recipe of one run, which python -m "
+            f"vmae_jax.main runs; expected {STUDIES}"
+        )
     study = settings.from_config_dict(given.config)
     typed = given.folder or default_folder(recipe_flag.name())
     folder = typed if "://" in typed else os.path.abspath(typed)

@@ -8,6 +8,7 @@ from typing import Any
 
 from etils import epath
 
+from vmae_jax import whole
 from vmae_jax.study import plot
 from vmae_jax.study.law import RATES, Estimate, Law
 from vmae_jax.study.results import Results
@@ -16,16 +17,17 @@ from vmae_jax.study.results import Results
 def write(results: Results, folder: str) -> None:
     """study.csv (every run), study.json (everything), study.md and study.png."""
     out = epath.Path(folder)
+    out.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
     if results.rows:
         rows = csv.DictWriter(text, list(results.rows[0]), lineterminator="\n")
         rows.writeheader()
         rows.writerows(results.rows)
-    (out / "study.csv").write_text(text.getvalue())
-    (out / "study.json").write_text(json.dumps(as_json(results), indent=1) + "\n")
-    (out / "study.md").write_text(markdown(results))
+    whole.write(out / "study.csv", text.getvalue())
+    whole.write(out / "study.json", json.dumps(as_json(results), indent=1) + "\n")
+    whole.write(out / "study.md", markdown(results))
     if results.cells:
-        (out / "study.png").write_bytes(plot.draw(results))
+        whole.write(out / "study.png", plot.draw(results))
 
 
 def as_json(results: Results) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Each is a run of vmae_jax.main in a folder of its own, which continues when it i
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import json
 import os
@@ -17,6 +18,7 @@ from typing import Any
 from etils import epath
 
 from vmae_jax import config as config_lib
+from vmae_jax import whole
 from vmae_jax.config import Config, ConfigError, merged
 from vmae_jax.data import records
 from vmae_jax.study.settings import EMBEDDED, Runs, Study, flat
@@ -25,7 +27,7 @@ MAIN = (sys.executable, "-m", "vmae_jax.main")
 SCRATCH = "scratch"  # instead of an arm
 # May change while a study is under way: they say where and how fast, not what.
 FREE = (
-    "init_from", "mesh.", "model.dtype", "model.remat", "data.dataset", "data.threads",
+    "init_from", "mesh.", "model.remat", "data.dataset", "data.threads",
     "data.workers", "eval.batch_size", "train.log_every", "train.checkpoint_every",
     "train.keep_checkpoints", "train.picture_every",
 )  # fmt: skip
@@ -89,9 +91,9 @@ class Job:
         """done, begun, ready, or waiting for its pre-training."""
         if self.is_done():
             return "done"
-        if (epath.Path(self.folder) / "job.json").exists():
-            return "begun"
-        return "ready" if self.after is None or self.after.is_done() else "waiting"
+        if self.after and not self.after.is_done():
+            return "waiting"
+        return "begun" if (epath.Path(self.folder) / "job.json").exists() else "ready"
 
 
 def make_jobs(study: Study, folder: str) -> list[Job]:
@@ -114,6 +116,8 @@ def make_jobs(study: Study, folder: str) -> list[Job]:
         for arm, subset in subsets
     ]
     tests = {name: _benchmark(name, runs) for name, runs in study.benchmarks.items()}
+    for name, (config, _) in tests.items():
+        _check_models(pretraining[0].config, config, name)
     finetuning = []
     for seed in study.seeds:
         starts = [job for job in pretraining if job.seed == seed]
@@ -144,6 +148,11 @@ def _pretraining(study: Study, folder: str, arm: str, subset: records.Dataset, s
             f"config.pretrain.recipe = {runs.recipe!r}: expected a recipe whose task is "
             f"'pretrain', found {config.task!r}"
         )
+    if config.init_from:
+        raise ConfigError(
+            f"config.pretrain.recipe = {runs.recipe!r}: starts from {config.init_from!r}; expected "
+            "a recipe without init_from, as each subset's run starts from nothing"
+        )
     clips = len(subset.source)
     workdir = _workdir(folder, arm, clips, seed, "pretrain")
     return Job(arm, clips, seed, "", workdir, runs, config, subset.fingerprint)
@@ -162,6 +171,17 @@ def _benchmark(name: str, runs: Runs) -> tuple[Config, str]:
     return config, "+".join(prints)
 
 
+def _check_models(pretrained: Config, tuned: Config, name: str) -> None:
+    """Raises ConfigError where one cannot start from the other."""
+    for key in ("encoder", "patch_size", "tubelet_size"):
+        of, on = (getattr(config.model, key) for config in (pretrained, tuned))
+        if of != on:
+            raise ConfigError(
+                f"config.benchmarks.{name}: its model has {key} {on}, that of config.pretrain "
+                f"{of}; name recipes of one model"
+            )
+
+
 def _with_embedded(study: Study, folder: str) -> Study:
     """Makes the embedded videos where the study asks for them, and names their folder."""
     benchmarks = {n: r.config(f"benchmarks.{n}").data.dataset for n, r in study.benchmarks.items()}
@@ -177,6 +197,8 @@ def _with_embedded(study: Study, folder: str) -> Study:
     wanted, place = study.embedded, os.path.join(folder, "synthetic")
     if not os.path.isdir(place):
         print(f"making the embedded videos and building their shards in {place}", flush=True)
+    os.makedirs(place, exist_ok=True)
+    lock = _locked(os.path.join(place, "lock"), wait=True)  # several may begin a study at once
     try:
         path = synthetic.prepare_study(
             place, wanted.sizes, clips_per_class=wanted.train_clips,
@@ -184,6 +206,8 @@ def _with_embedded(study: Study, folder: str) -> Study:
         )  # fmt: skip
     except BuildError as error:
         raise StudyError(str(error)) from error
+    finally:
+        _release(lock)
     arms = {
         name: dataclasses.replace(arm, dataset=path) if arm.dataset == EMBEDDED else arm
         for name, arm in study.arms.items()
@@ -241,12 +265,35 @@ def _note(job: Job) -> dict[str, Any]:
     }
 
 
+def _locked(path: str, wait: bool) -> int | None:
+    """The descriptor of a lock's file, for `_release`; None where files cannot be locked.
+
+    Raises:
+      BlockingIOError: if another process holds it, unless we are to wait.
+    """
+    lock = os.open(path, os.O_CREAT | os.O_WRONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        return lock
+    except OSError as error:
+        os.close(lock)
+        if error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):  # some of a cluster's disks
+            return None
+        raise
+
+
+def _release(lock: int | None) -> None:
+    if lock is not None:
+        os.close(lock)
+
+
 @contextlib.contextmanager
 def begun(job: Job) -> Iterator[int | None]:
     """Notes that the job begins; holds its folder, so that it is run once at a time.
 
     Gives a file descriptor for the run to inherit, as it may outlive us; None where there is no
-    lock: in buckets, and for a run of several processes, which all begin the same job.
+    lock: in buckets, on disks that have none, and for a run of several processes, which all begin
+    the same job.
 
     Raises:
       BusyError: if it is run already.
@@ -257,19 +304,17 @@ def begun(job: Job) -> Iterator[int | None]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         if "://" not in job.folder and not hosts.is_cluster():
-            lock = os.open(os.path.join(job.folder, "lock"), os.O_CREAT | os.O_WRONLY)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock = _locked(os.path.join(job.folder, "lock"), wait=False)
             except BlockingIOError as error:
                 raise BusyError(
                     f"{job.name}: is run by another process ({job.folder}/lock is held); wait for "
                     "it, or end it"
                 ) from error
-        (folder / "job.json").write_text(json.dumps(_note(job), indent=1) + "\n")
+        whole.write(folder / "job.json", json.dumps(_note(job), indent=1) + "\n")
         yield lock
     finally:
-        if lock is not None:
-            os.close(lock)
+        _release(lock)
 
 
 def run(job: Job, environment: Mapping[str, str]) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vmae_jax.study.results import Cell, Results
+from vmae_jax.study.results import EQUAL, Cell, Results
 
 
 def draw(results: Results) -> bytes:
@@ -67,6 +67,9 @@ def _draw_law(axis: Any, results: Results, arm: str, benchmark: str, color: str)
 
 
 def _mark_sizes(axis: Any, cells: Sequence[Cell]) -> None:
-    sizes = sorted({cell.clips for cell in cells if cell.clips})
+    sizes: list[int] = []
+    for clips in sorted({cell.clips for cell in cells if cell.clips}):
+        if not sizes or clips > sizes[-1] * (1 + EQUAL):  # else they would be written as one
+            sizes.append(clips)
     axis.set_xticks(sizes, [f"{n:,}" for n in sizes])
     axis.minorticks_off()

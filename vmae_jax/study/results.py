@@ -65,7 +65,7 @@ def gather(name: str, study: Study, jobs: Sequence[Job]) -> Results:
     cells = tuple(_cells(rows, study))
     return Results(
         name, study.metric, study.confidence, len(done), len(tests), rows, cells,
-        tuple(_doublings(cells, study.confidence)), tuple(_arms(cells, study.confidence)),
+        tuple(_doublings(cells, study.confidence)), tuple(_arms(cells, study)),
         dict(_laws(cells, study.confidence)),
     )  # fmt: skip
 
@@ -95,12 +95,12 @@ def _doublings(cells: Sequence[Cell], confidence: float) -> Iterator[Comparison]
             yield Comparison(new.benchmark, new, old, gain)
 
 
-def _arms(cells: Sequence[Cell], confidence: float) -> Iterator[Comparison]:
-    first = next((cell.arm for cell in cells if cell.clips), None)
+def _arms(cells: Sequence[Cell], study: Study) -> Iterator[Comparison]:
+    first = next(iter(study.arms))
     for new, old in itertools.product(cells, cells):
         same = new.benchmark == old.benchmark and math.isclose(new.clips, old.clips, rel_tol=EQUAL)
         if new.arm == first and old.arm != first and same:
-            gain = law_lib.difference(new.values, old.values, confidence)
+            gain = law_lib.difference(new.values, old.values, study.confidence)
             yield Comparison(new.benchmark, new, old, gain)
 
 

@@ -10,9 +10,11 @@ from typing import Any
 import ml_collections
 
 from vmae_jax import config as config_lib
+from vmae_jax import recipe_flag
 from vmae_jax.config import Config, ConfigError
 
 EMBEDDED = "synthetic"  # a dataset of this name is made of embedded videos
+KINDS = ("curated", "raw")  # of embedded videos: how the names of their splits begin
 METRICS = ("top1", "top5", "mean_class")
 
 
@@ -30,20 +32,28 @@ class Runs:
 
     def config(self, name: str) -> Config:
         """The recipe with the settings, checked; `name` says where in the study this stands."""
+        for key, instead in (("seed", "config.seeds"), ("init_from", "the study's pre-training")):
+            if key in self.settings:
+                raise ConfigError(
+                    f"config.{name}.settings.{key}: cannot be set, it comes from {instead}"
+                )
         path, _, argument = self.recipe.partition(":")
-        if not os.path.isfile(path):
+        if not (os.path.isfile(path) and path.endswith(".py")):
             raise ConfigError(
                 f"config.{name}.recipe = {self.recipe!r}: no such file; expected a recipe such as "
                 "configs/vitb_tiktok.py"
             )
-        spec = importlib.util.spec_from_file_location("recipe", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
         try:
+            spec = importlib.util.spec_from_file_location("recipe", path)
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
             recipe = module.get_config(argument).to_dict()
             return config_lib.from_config_dict(config_lib.merged(recipe, self.settings))
         except ConfigError as error:
             raise ConfigError(f"config.{name}, {self.recipe}: {error}") from error
+        except Exception as error:
+            reason = recipe_flag.reason(error)
+            raise ConfigError(f"config.{name}, {self.recipe}: {reason}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +97,8 @@ class Study:
     """A grid: arms x their subsets x seeds, each pre-trained once and fine-tuned per benchmark."""
 
     pretrain: Runs = Runs()
-    arms: dict = dataclasses.field(default_factory=dict)  # Arm by name
+    # Arm by name, in the alphabet's order; the first is compared with each other one.
+    arms: dict = dataclasses.field(default_factory=dict)
     benchmarks: dict = dataclasses.field(default_factory=dict)  # Runs by name
     seeds: tuple = (0, 1, 2)  # of pre-training and of what follows it
     scratch: bool = True  # also fine-tune without pre-training
@@ -182,7 +193,9 @@ def smoke(study: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     study.embedded.update(sizes=(10, 20, 40), train_clips=1, val_clips=1)
     study.seeds = study.seeds[:1]
     for i, arm in enumerate(study.arms.values()):
-        kind = "raw" if i else "curated"
+        kind = arm.splits[0].partition("_")[0]
+        if kind not in KINDS:
+            kind = KINDS[min(i, 1)]
         splits = tuple(f"{kind}_{n}" for n in study.embedded.sizes)
         arm.update(dataset=EMBEDDED, splits=splits[: len(arm.splits)])
     for runs in (study.pretrain, *study.benchmarks.values()):

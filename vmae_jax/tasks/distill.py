@@ -63,7 +63,8 @@ class Distill(Finetune):
           ConfigError: as fine-tuning does, where labels count; where the teacher has other classes.
           ConversionError, CheckpointError: where the teacher cannot be read.
         """
-        if open_dataset(config.data.dataset, config.data.split).label_names or config.needs_labels:
+        labelled = open_dataset(config.data.dataset, config.data.split).label_names
+        if config.needs_labels or (labelled and config.eval.split):
             plain = super().from_data(config)
             teacher = teachers.read(plain.config)
             teacher = teacher.for_classes(plain.label_names, config.distill.teacher)

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from vmae_jax import whole
 from vmae_jax.data.build.fetch import local_file, locate
 from vmae_jax.data.build.manifest import Video
 from vmae_jax.data.build.transcode import Encoding, transcode
@@ -20,13 +21,8 @@ _SPOOL_BYTES = 64 << 20  # clips of one video beyond this wait on disk until it 
 
 def write_json(path: str, value: Any) -> None:
     """Writes a JSON file that is there whole or not at all."""
-    with open(f"{path}.incomplete", "w", encoding="utf-8") as file:
-        # Names of files may be no valid Unicode: escapes bring any of them through.
-        json.dump(value, file, indent=1, ensure_ascii=True)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(f"{path}.incomplete", path)
+    # Names of files may be no valid Unicode: escapes bring any of them through.
+    whole.write(path, json.dumps(value, indent=1, ensure_ascii=True) + "\n")
 
 
 @dataclasses.dataclass(frozen=True)

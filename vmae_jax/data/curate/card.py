@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from vmae_jax import whole
 from vmae_jax.data.curate.hashtags import RuleRow
 from vmae_jax.data.curate.items import CurationError
 
@@ -165,16 +166,8 @@ def write(out: str | os.PathLike, card: Card) -> None:
     os.makedirs(out, exist_ok=True)
     # Names of files may be no valid Unicode: escapes bring any of them through.
     text = json.dumps(to_dict(card), indent=1, ensure_ascii=True, allow_nan=False)
-    _write(os.path.join(out, "data_card.json"), f"{text}\n".encode())
-    _write(os.path.join(out, "data_card.html"), card_page.page(card).encode())
-
-
-def _write(path: str, content: bytes) -> None:
-    with open(f"{path}.incomplete", "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(f"{path}.incomplete", path)
+    whole.write(os.path.join(out, "data_card.json"), f"{text}\n")
+    whole.write(os.path.join(out, "data_card.html"), card_page.page(card))
 
 
 # ---- What is counted ----

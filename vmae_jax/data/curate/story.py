@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from vmae_jax import whole
 from vmae_jax.data.build.report import Report
 from vmae_jax.data.curate import card, looks
 from vmae_jax.data.curate.hashtags import Selection
@@ -198,11 +199,10 @@ def _by_reason(removed: Any) -> dict[str, list[Removal]]:
 
 
 def _write_csv(path: str, columns: Sequence[str], rows: Iterator[Sequence]) -> None:
-    with open(f"{path}.incomplete", "w", newline="", encoding="utf-8") as file:
+    with whole.opened(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows([_cell(value) for value in row] for row in rows)
-    os.replace(f"{path}.incomplete", path)
 
 
 def _cell(value: Any) -> Any:
