@@ -4,6 +4,7 @@ import base64
 import contextlib
 import json
 import os
+import select
 import shutil
 import subprocess
 import tempfile
@@ -22,15 +23,15 @@ def find() -> str | None:
 
 
 class Page:
-    """One tab, and the address of everything that it asked for."""
+    """One tab, the address of everything that it asked for, and what it complained of."""
 
     def __init__(self, to: int, from_: int):
-        self._to, self._from = to, os.fdopen(from_, "rb")
-        self._last, self._session, self.requests = 0, None, []
+        self._to, self._from, self._unread = to, from_, b""
+        self._last, self._session, self.requests, self.complaints = 0, None, [], []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
-        for domain in ("Page", "Network", "DOM", "Runtime"):
+        for domain in ("Page", "Network", "DOM", "Runtime", "Log"):
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
@@ -44,23 +45,31 @@ class Page:
             answer = json.loads(self._read())
             if answer.get("method") == "Network.requestWillBeSent":
                 self.requests.append(answer["params"]["request"]["url"])
+            if answer.get("method") in ("Log.entryAdded", "Runtime.exceptionThrown"):
+                self.complaints.append(answer["params"])
             if answer.get("id") == self._last:
                 assert "error" not in answer, answer
                 return answer["result"]
 
     def _read(self) -> bytes:
-        found = bytearray()
-        while (byte := self._from.read(1)) != b"\0":
-            assert byte, "the browser ended"
-            found += byte
-        return bytes(found)
+        while b"\0" not in self._unread:
+            assert select.select([self._from], [], [], WAIT)[0], "the browser does not answer"
+            found = os.read(self._from, 1 << 20)
+            assert found, "the browser ended"
+            self._unread += found
+        message, _, self._unread = self._unread.partition(b"\0")
+        return message
 
-    def open(self, url: str, width: int = 1200, height: int = 900) -> None:
+    def open(self, url: str, width: int = 1200, height: int = 900, scheme: str = "light") -> None:
+        """Shows a page of the web or a file; `scheme` is the reader's choice, light or dark."""
+        preferred = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.call("Emulation.setEmulatedMedia", features=preferred)
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=False,
         )  # fmt: skip
         self.call("Page.navigate", url=url)
+        self.wait("document.readyState == 'complete'")
 
     def run(self, expression: str) -> Any:
         """The value of a JavaScript expression."""
@@ -102,8 +111,8 @@ def open_browser() -> Iterator[Page]:
         process = subprocess.Popen(
             [
                 "bash", "-c", script, find(), "--headless=new", "--no-sandbox", "--disable-gpu",
-                "--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking",
-                "--remote-debugging-pipe", f"--user-data-dir={profile}",
+                "--hide-scrollbars", "--disable-dev-shm-usage", "--no-first-run",
+                "--disable-background-networking", "--remote-debugging-pipe", f"--user-data-dir={profile}",
             ],
             pass_fds=(their_in, their_out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
@@ -116,5 +125,6 @@ def open_browser() -> Iterator[Page]:
             page.call("Browser.close")
         finally:
             os.close(our_out)
+            os.close(our_in)
             process.kill()
             process.wait()

@@ -102,6 +102,9 @@ def test_long_and_broken_clips_are_refused_in_one_line(clips, tmp_path):
 
 
 def test_a_video_is_read_no_further_than_asked(clips):
+    with pytest.raises(VideoError, match=r"too large: more than 1e\+05 pixels in all") as found:
+        open_video(clips[0], max_pixels=1e5)
+    assert found.value.frames < 50
     assert open_video(clips[0], max_seconds=2).num_frames == 50
     with pytest.raises(VideoError, match=r"too long: more than 1\.5 seconds") as found:
         open_video(clips[0], max_seconds=1.5)
@@ -112,11 +115,22 @@ def test_a_video_is_read_no_further_than_asked(clips):
 
 
 @contextlib.contextmanager
-def serving(folder, *flags):
-    """The command in a process that writes down every address it connects to."""
+def serving(folder, *flags, **environment):
+    """The command in a process that writes down every address it connects to.
+
+    Its answers wait while there is a file `hold` in the folder, and add the number of the clip's
+    frames to a file `begun` there.
+    """
     log = folder / "connections.txt"
     code = (
-        "import runpy, sys\n"
+        "import pathlib, runpy, sys, time\n"
+        "from vmae_jax.demo.answers import Answers\n"
+        f"folder, answer = pathlib.Path({str(folder)!r}), Answers.__call__\n"
+        "def held(self, video):\n"
+        "    print(video.num_frames, file=open(folder / 'begun', 'a'))\n"
+        "    while (folder / 'hold').exists(): time.sleep(0.02)\n"
+        "    return answer(self, video)\n"
+        "Answers.__call__ = held\n"
         f"log = open({str(log)!r}, 'a', buffering=1)\n"
         "seen = {'socket.connect': 1, 'socket.getaddrinfo': 0}\n"
         "def hook(event, args):\n"
@@ -126,7 +140,7 @@ def serving(folder, *flags):
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, "--port=0", "--max_seconds=5", "--max_megabytes=1", *flags],
-        stdout=subprocess.PIPE, text=True, env=os.environ | {"XLA_FLAGS": ""},
+        stdout=subprocess.PIPE, text=True, env=os.environ | {"XLA_FLAGS": ""} | environment,
     )  # fmt: skip
     try:
         url = next(line.split()[0] for line in process.stdout if line.startswith("http"))
@@ -144,11 +158,11 @@ def server(tmp_path_factory):
         yield found
 
 
-def upload(url, content, name="clip.mp4"):
-    """As a browser does: the path of the file on the server."""
+def upload(url, content, name="clip.mp4", times=1):
+    """As a browser does: the path of the file on the server, or the first of several."""
     mark = uuid.uuid4().hex
     head = f'--{mark}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
-    body = head.encode() + content + f"\r\n--{mark}--\r\n".encode()
+    body = (head.encode() + content + b"\r\n") * times + f"--{mark}--\r\n".encode()
     kind = {"Content-Type": f"multipart/form-data; boundary={mark}"}
     with request(f"{url}/gradio_api/upload", body, kind) as answer:
         return json.load(answer)[0]
@@ -220,6 +234,29 @@ def test_bad_files_are_answered_politely(server, clips, tmp_path):
 
 
 @needs_gradio
+def test_uploads_are_bounded_together(clips, tmp_path):
+    """Many files in one request, many requests; a clip that fits is kept, and gone at the end."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    flags = (f"--checkpoint={checkpoint(tmp_path)}", "--max_megabytes=0.02")
+    with serving(tmp_path, *flags, TMPDIR=str(folder)) as (url, _):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            upload(url, bytes(15_000), times=100)
+        assert refused.value.code == 413
+        found = []
+        for _ in range(40):
+            try:
+                upload(url, os.urandom(19_000))
+            except urllib.error.HTTPError as error:
+                found.append((error.code, json.load(error)["detail"]))
+        assert set(found) == {(507, "too many clips are kept just now; come again later")}
+        (kept,) = folder.iterdir()
+        size = sum(file.stat().st_size for file in kept.rglob("*") if file.is_file())
+        assert 200_000 < size < 400_000, "twenty clips' worth"
+    assert list(folder.iterdir()) == []
+
+
+@needs_gradio
 def test_nothing_is_read_but_uploads(server, clips):
     url, log = server
     for path in (clips[0], f"{clips[0]}/../0.mp4", "http://192.0.2.1/clip.mp4"):
@@ -235,16 +272,29 @@ def test_nothing_is_read_but_uploads(server, clips):
 @needs_gradio
 @pytest.mark.skipif(browser.find() is None, reason="needs Chromium")
 def test_in_a_browser_from_the_clip_to_the_guess(server, answers, clips, tmp_path):
-    url, _ = server
+    url, log = server
+    hold, begun = log.with_name("hold"), log.with_name("begun")
+    other = write_video(tmp_path / "other.mp4", num_frames=30, seed=9)
     (tmp_path / "bad.mp4").write_text("no video")
     best = next(iter(answers(LIMITS.open(clips[0])).probabilities))
     with browser.open_browser() as page:
         page.open(url)
         page.wait("!!document.querySelector('#clip input[type=file]')")
+        # Somebody thinks better of it while the first clip is looked at.
+        hold.touch()
+        begun.unlink(missing_ok=True)
+        page.drop("#clip input[type=file]", other)
+        while not begun.exists():
+            page.wait("true")
+        page.wait("!!document.querySelector('#clip button[aria-label=Clear]')")
+        page.run("document.querySelector('#clip button[aria-label=Clear]').click()")
+        page.wait("!!document.querySelector('#clip input[type=file]')")
         page.drop("#clip input[type=file]", clips[0])
+        page.wait("!!document.querySelector('#clip video')")
+        hold.unlink()
         for name in ("frames", "attention", "guess"):
             page.wait(f"document.querySelector('#{name} img')?.naturalWidth > 400")
-        assert page.run("document.querySelector('#classes h2').innerText") == best
+        page.wait(f"document.querySelector('#classes h2')?.innerText == {best!r}")
         before = page.run("document.querySelector('#guess img').src")
         page.run(
             "(slider => {slider.value = 0.5; slider.dispatchEvent(new Event('input'));"
@@ -252,6 +302,7 @@ def test_in_a_browser_from_the_clip_to_the_guess(server, answers, clips, tmp_pat
             "(document.querySelector('input[type=range]'))"
         )
         page.wait(f"document.querySelector('#guess img')?.src != {before!r}")
+        assert begun.read_text().split() == ["30", "50"]
         page.screenshot(tmp_path / "page.png")
         page.open(url)
         page.wait("!!document.querySelector('#clip input[type=file]')")

@@ -33,7 +33,7 @@ def test_a_run_that_is_stopped_often_keeps_its_first_and_last_starts(tmp_path):
     assert [start["recipe"] for start in starts(tmp_path)] == ["0", *map(str, range(6, 25))]
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"starts": 1}', "null"])
+@pytest.mark.parametrize("content", ["", "[]", "{", "[" * 100_000, '{"starts": 1}', "null"])
 def test_a_damaged_file_is_replaced(tmp_path, content):
     (tmp_path / "environment.json").write_text(content)
     environment.write(str(tmp_path), TINY, "a", {})

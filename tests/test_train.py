@@ -176,9 +176,17 @@ def test_resumed_equals_uninterrupted(tmp_path):
     assert result.step == 8
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     assert_same(final_state(tmp_path / "parts", config), final_state(tmp_path / "whole", config))
-    again = run(config, tmp_path / "parts")
+    begun = []
+
+    def begin(config):
+        return train.train(FakeDataTask(config), str(tmp_path / "parts"), lambda: begun.append(1))
+
+    with pytest.raises(ConfigError, match="was made with other settings"):
+        begin(with_settings(config, seed=5))
+    again = begin(config)
     assert again.already_done
     assert again.pictures
+    assert not begun, "neither what is refused nor what is done begins"
 
 
 def test_sigterm_saves_and_continues_exactly(tmp_path):

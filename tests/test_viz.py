@@ -28,6 +28,13 @@ def test_mask_sheet_takes_one_row_per_mask():
     assert two.shape[1] == one.shape[1]
 
 
+def test_names_are_no_formulas():
+    names = ["a$b_$", "$\\frac$"]
+    assert viz.confusion_sheet(np.eye(2, dtype=int), names).dtype == np.uint8
+    frames = np.zeros((1, 4, 32, 32, 3), np.uint8)
+    assert viz.frames_sheet(frames, np.arange(4)[None], "a$b_$.mp4").dtype == np.uint8
+
+
 def test_reconstruction_sheet_has_every_clip_and_column():
     video = np.zeros((2, 8, 16, 16, 3), np.uint8)
     video[1] = 255

@@ -36,8 +36,8 @@ def write(workdir: str, config: Config, recipe: str, changed: Mapping[str, Any])
 def _earlier(path: epath.Path) -> list[Any]:
     try:
         starts = json.loads(path.read_text())["starts"] if path.exists() else []
-    except (ValueError, KeyError, TypeError):  # not ours, or damaged: nothing of it is kept
-        return []
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return []  # not ours, or damaged: nothing of it is kept
     return starts if isinstance(starts, list) else []
 
 

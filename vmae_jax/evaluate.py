@@ -5,7 +5,8 @@ import dataclasses
 import functools
 import io
 import json
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -77,8 +78,12 @@ class Scores:
         shown = ", ".join(f"{self.label_names[i]} {accuracy[i]:.0f}" for i in hardest)
         return "\n".join(lines + ([f"  hardest      {shown}"] if hardest else []))
 
-    def write(self, folder: str) -> None:
-        """scores.csv and .npz, classes.csv, confusion.csv and .png, and last summary.json."""
+    def write(self, folder: str, tested: Mapping[str, str] = MappingProxyType({})) -> None:
+        """scores.csv and .npz, classes.csv, confusion.csv and .png, and last summary.json.
+
+        Args:
+          tested: what summary.json says besides: the data set, its split, the views.
+        """
         out = epath.Path(folder)
         out.mkdir(parents=True, exist_ok=True)
         names = self.label_names
@@ -96,7 +101,7 @@ class Scores:
         (out / "scores.npz").write_bytes(arrays.getvalue())
         metrics.write_png(out / "confusion.png", viz.confusion_sheet(self.confusion, names))
         # Last, and at once: who finds it finds all of them.
-        summary = self.summary() | {"videos": len(self.ids), "failed": self.failed}
+        summary = self.summary() | {"videos": len(self.ids), **tested, "failed": self.failed}
         whole.write(out / "summary.json", json.dumps(summary, indent=2) + "\n")
 
     def _score_rows(self) -> Iterator[tuple]:
@@ -169,8 +174,8 @@ class Scorer:
         with stream:
             for batch in stream:
                 # All three are split alike, so that a row is one video in each of them.
-                whole = sharding.shard_batch(batch, mesh, size)
-                rows.append((whole["record"], whole["label"], run(params, whole["video"])))
+                placed = sharding.shard_batch(batch, mesh, size)
+                rows.append((placed["record"], placed["label"], run(params, placed["video"])))
                 if len(rows) > 2:  # the host stays at most two batches ahead of the device
                     rows[-3][2].block_until_ready()
             gathered = [tuple(map(_everywhere, row)) for row in rows]

@@ -175,10 +175,15 @@ def main(argv: list[str]) -> None:
     else:  # one process speaks for all; warnings and errors are everybody's own
         log.setLevel(logging.WARNING)
     config = hosts.first_alone(lambda: with_dataset(config, workdir))
-    if config.mode == "train" and jax.process_index() == 0:
-        environment.write(workdir, config, recipe_flag.name(), recipe_flag.changes())
-    if config.mode == "train" and not is_knn(config):
-        result = train.train(make_task(config), workdir)
+
+    def note() -> None:
+        if jax.process_index() == 0:
+            environment.write(workdir, config, recipe_flag.name(), recipe_flag.changes())
+
+    if config.mode == "train" and is_knn(config):
+        note()
+    elif config.mode == "train":
+        result = train.train(make_task(config), workdir, note)
         again = "python -m vmae_jax.main " + shlex.join(sys.argv[1:])
         if jax.process_index() == 0:
             print(summary(result, config.task, workdir, again))
@@ -204,7 +209,8 @@ def test(config: config_lib.Config, workdir: str) -> None:
         views = f"{config.eval.clips} x {config.eval.crops} views"
     folder = os.path.join(workdir, "eval")
     if jax.process_index() == 0:
-        scores.write(folder)
+        tested = {"dataset": config.data.dataset, "split": config.eval.split, "views": views}
+        scores.write(folder, tested)
         print(scores.report(views))
         print(f"  files        {folder}")
 
@@ -232,6 +238,8 @@ def cli() -> None:
         if message := hosts.lost_peer(error) or command.advice(error):
             hosts.fail(message)
         hosts.crash(error)
+    except KeyboardInterrupt:  # outside the loop, which saves first
+        hosts.fail("stopped", 130)
 
 
 if __name__ == "__main__":

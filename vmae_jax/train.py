@@ -120,8 +120,11 @@ def check_teacher(config: Config, meta: dict[str, Any], found: str | None, path:
         )
 
 
-def train(task: Task, workdir: str) -> Result:
-    """Runs or continues a run in `workdir` until its last step or a signal."""
+def train(task: Task, workdir: str, begins: Callable[[], None] = lambda: None) -> Result:
+    """Runs or continues a run in `workdir` until its last step or a signal.
+
+    `begins` is called once nothing speaks against it: the checkpoint there, if any, is this run's.
+    """
     config, folder = task.config, epath.Path(workdir)
     with contextlib.ExitStack() as stack:
         checkpoints = checkpoint.Checkpoints(
@@ -149,6 +152,7 @@ def train(task: Task, workdir: str) -> Result:
             config.optim, config.data.batch_size, steps, stream.num_videos / config.data.batch_size
         )
         program = Program.on(mesh, task, schedule)
+        begins()
         log.info("%s: %s", workdir, _beginning(config, start, steps))
         if start is None:
             state = fresh_state(task, program)

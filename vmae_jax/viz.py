@@ -182,5 +182,9 @@ def frames_sheet(
 
 
 def _pixels(canvas: Any) -> np.ndarray:
+    from matplotlib.text import Text
+
+    for text in canvas.figure.findobj(Text):
+        text.set_parse_math(False)  # names of classes and files may hold any number of $
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -1,9 +1,6 @@
 """The page in a browser: what it shows in light and dark, on a desk and on a phone."""
 
-import re
-import shutil
-import subprocess
-
+import browser
 import cv2
 import numpy as np
 import pytest
@@ -13,30 +10,17 @@ from report import workdirs
 from vmae_jax.report.page import page
 from vmae_jax.report.run import read
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 PAPER = {"light": (251, 250, 247), "dark": (21, 24, 27)}  # --paper of page.css
 WIDTHS = {"desk": 1200, "phone": 390}
+SHOWN = 3000  # pixels from the top
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    """Opens a file in headless Chromium: (stdout, what it complains of)."""
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
+def tab():
+    if browser.find() is None:
         pytest.skip("needs Chromium")
-    profile = tmp_path_factory.mktemp("profile")
-
-    def run(path, *flags: str) -> tuple[str, list[str]]:
-        done = subprocess.run(
-            [program, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-             "--enable-logging=stderr", "--virtual-time-budget=1000",
-             f"--user-data-dir={profile}", *flags, f"file://{path}"],
-            capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return done.stdout, re.findall(r".*:CONSOLE.*", done.stderr)
-
-    return run
+    with browser.open_browser() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -52,37 +36,25 @@ def file(tmp_path_factory):
     return path
 
 
-def screenshot(browser, file, scheme: str, width: str) -> np.ndarray:
-    """RGB u8 [height, width, 3]. Chromium's window is at least 500 wide: a phone is a frame."""
-    frame = file.with_name(f"{width}.html")
-    frame.write_text(
-        f'<body style="margin:0"><iframe src="{file.name}" width="{WIDTHS[width]}" height="3000" '
-        'style="border:0"></iframe>'
-    )
-    picture = file.with_name(f"{scheme}_{width}.png")
-    _, complaints = browser(
-        frame, f"--window-size={max(WIDTHS[width], 500)},3000", f"--screenshot={picture}",
-        f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}",
-    )  # fmt: skip
-    assert not complaints
-    return cv2.imread(str(picture))[:, : WIDTHS[width], ::-1]
-
-
-def test_it_reads_the_page_without_complaint(browser, file):
-    text, complaints = browser(file, "--dump-dom")
-    assert not complaints
-    seen, written = Reader(text), Reader(file.read_text())
+def test_it_reads_the_page_without_complaint(tab, file):
+    tab.open(f"file://{file}")
+    seen = Reader(tab.run("document.documentElement.outerHTML"))
+    written = Reader(file.read_text())
     assert seen.text.split() == written.text.split()
     assert [name for name, _ in seen.elements] == [name for name, _ in written.elements]
+    assert not tab.complaints
 
 
 @pytest.mark.parametrize("scheme", PAPER)
 @pytest.mark.parametrize("width", WIDTHS)
-def test_it_looks_as_it_should(browser, file, scheme, width):
-    seen = screenshot(browser, file, scheme, width)
+def test_it_looks_as_it_should(tab, file, scheme, width):
+    picture = file.with_name(f"{scheme}_{width}.png")
+    tab.open(f"file://{file}", WIDTHS[width], SHOWN, scheme)
+    tab.screenshot(picture)
+    seen = cv2.imread(str(picture))[:SHOWN, :, ::-1]
+    assert seen.shape[1] == WIDTHS[width], "nothing makes the page scroll sideways"
     paper = (np.abs(seen.astype(int) - PAPER[scheme]) <= 3).all(-1)
     assert 0.5 < paper.mean() < 0.98, "text and pictures on paper"
-    # Nothing reaches over the margins, which would make the page scroll sideways.
     assert paper[:, :12].all()
     assert paper[:, -12:].all()
     bands = np.array_split(~paper, 10)

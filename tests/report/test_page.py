@@ -11,6 +11,7 @@ from pages import HOSTILE, Reader, shape
 from report import workdirs
 
 from vmae_jax.config import to_dict
+from vmae_jax.report import data, predictions
 from vmae_jax.report import run as run_lib
 from vmae_jax.report.page import page
 from vmae_jax.report.run import ReportError, number, read
@@ -101,6 +102,19 @@ def test_frames_are_those_of_the_video(tmp_path):
     text = Reader(content).text
     assert "could not be read and have no score: 1," in text
     assert "not in the data set" not in text
+
+
+def test_frames_are_those_of_what_was_tested(tmp_path):
+    """By a command of its own, on other data than the run's."""
+    dataset = workdirs.videos(tmp_path / "data", "ab")
+    tested = {"dataset": dataset, "split": "train", "views": "5 x 3 views"}
+    found = workdirs.scores("ab", [0, 0], [0, 1])
+    content = report(workdirs.finetuning(tmp_path / "run", found, "/nowhere", tested))
+    shown = [i["alt"] for i in Reader(content).all("img") if i["class"] == "playing"]
+    assert shown == ["Frames of b", "Frames of a"]
+    text = Reader(content).text
+    assert dataset in text
+    assert "5 x 3 views" in text
 
 
 def test_settings_that_differ_and_who_changed_them(tmp_path):
@@ -225,6 +239,51 @@ def test_a_damaged_file_does_not_cost_the_rest(tmp_path, file, content):
     workdirs.write_pictures(folder)
     (folder / file).write_bytes(content)
     assert "curves" in sections(report(folder))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["metrics.jsonl", "parameters.txt", "environment.json", "eval/scores.npz",
+     "pictures/film_0000300.webp"],
+)  # fmt: skip
+def test_a_folder_in_place_of_a_file_does_not_cost_the_rest(tmp_path, name):
+    folder = workdirs.finetuning(tmp_path, workdirs.scores("ab", [0, 1], [0, 0]))
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).mkdir(parents=True)
+    assert "settings" in sections(report(folder))
+
+
+def test_a_seed_that_is_none_does_not_cost_the_rest(tmp_path):
+    folder = workdirs.pretraining(tmp_path)
+    path = folder / "checkpoints/200/meta/metadata"
+    path.write_text(path.read_text().replace('"seed": 0', f'"seed": {2**70}'))
+    content = report(folder)
+    assert "Not drawn: " in content
+    assert "curves" in sections(content)
+
+
+def test_a_data_set_behind_an_error_of_its_own_does_not_cost_the_rest(tmp_path, monkeypatch):
+    class RefusedError(Exception):
+        """Of a bucket's library, say."""
+
+    def refuse(*args, **kwargs):
+        raise RefusedError("401: anonymous caller")
+
+    monkeypatch.setattr(data, "_splits", refuse)
+    monkeypatch.setattr(predictions, "open_dataset", refuse)
+    found = workdirs.scores("ab", [0, 1], [0, 0])
+    text = Reader(report(workdirs.finetuning(tmp_path, found))).text
+    assert "cannot be reached from here: 401: anonymous caller" in text
+    assert "Without frames: 401: anonymous caller" in text
+
+
+def test_splits_that_the_build_did_not_report_keep_their_columns(tmp_path, monkeypatch):
+    splits = {"train": {"videos": 5, "clips": 6}, "val": {"clips": 7}}
+    monkeypatch.setattr(data, "_splits", lambda path: splits)
+    content = report(workdirs.pretraining(tmp_path))
+    rows = content.split('aria-label="Splits"')[1].split("</table>")[0].split("<tr>")
+    cells = [re.sub("<[^>]*>", " ", row).split() for row in rows[2:]]
+    assert cells == [["train", "5", "6"], ["val", "–", "7"]]
 
 
 def test_scores_that_contradict_themselves_are_refused(tmp_path):

@@ -36,6 +36,14 @@ def test_what_is_wrong_is_one_line(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_is_no_file_for_a_page(tmp_path):
+    folder = workdirs.pretraining(tmp_path / "run")
+    done = report(tmp_path, str(folder), f"--out={tmp_path}")
+    assert done.returncode == 1
+    assert "expected a file's name, such as report.html" in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"), [([], "no run given"), (["a"] * 13, "at most 12 fit on one page")]
 )

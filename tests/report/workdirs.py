@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -76,13 +77,15 @@ def pretraining(folder: Path, **settings) -> Path:
     return folder
 
 
-def finetuning(folder: Path, found: Scores, dataset: str = "/nowhere") -> Path:
-    """A finished fine-tuning run with its scores."""
+def finetuning(
+    folder: Path, found: Scores, dataset: str = "/nowhere", tested: Mapping[str, str] | None = None
+) -> Path:
+    """A finished fine-tuning run with its scores, perhaps of another data set."""
     data, test = {"dataset": dataset}, {"split": "train"}
     config = with_settings(FINETUNE, train={"steps": 200}, data=data, eval=test)
     write_metrics(folder)
     write_checkpoint(folder, to_dict(config), label_names=list(found.label_names))
-    found.write(str(folder / "eval"))
+    found.write(str(folder / "eval"), tested or {})
     return folder
 
 

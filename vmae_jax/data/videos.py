@@ -88,8 +88,13 @@ class VideoFile:
         return Source(self.path, max(short_side, SHORT_SIDE), wanted=wanted)
 
 
-def open_video(path: str | os.PathLike, max_seconds: float = math.inf) -> VideoFile:
-    """Reads a video file through once, at most `max_seconds` of it; see `VideoFile`.
+def open_video(
+    path: str | os.PathLike, max_seconds: float = math.inf, max_pixels: float = math.inf
+) -> VideoFile:
+    """Reads a video file through once; see `VideoFile`.
+
+    Args:
+      max_seconds, max_pixels: of all its frames; no more of it are read.
 
     Raises:
       VideoError: where it is missing, no video, damaged, a single picture, too large or too long.
@@ -100,6 +105,8 @@ def open_video(path: str | os.PathLike, max_seconds: float = math.inf) -> VideoF
         def numbered() -> Iterator[tuple[float, int]]:
             nonlocal size
             for number, (time, picture) in enumerate(source):
+                if source.pixels > max_pixels:
+                    raise source.error("too large", f"more than {max_pixels:.3g} pixels in all")
                 size = picture.shape[:2] if picture is not None else size
                 yield time, number
 

@@ -69,7 +69,8 @@ def load() -> tuple[Answers, Guesses | None]:
 def listen(host: str, port: int) -> socket.socket:
     """Raises ModelError where the address is not to be had."""
     try:
-        return socket.create_server((host, port))
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
     except OSError as error:
         reason = (error.strerror or str(error)).partition(" (")[0]
         raise ModelError(
@@ -88,7 +89,8 @@ def main(argv: list[str]) -> None:
     where = listen(given.host, given.port)
     answers, guesses = load()
     host, port = where.getsockname()[:2]
-    print(f"{answers.model}\n\nhttp://{host}:{port}  (stop with Ctrl+C)", flush=True)
+    shown = f"[{host}]" if ":" in host else host
+    print(f"{answers.model}\n\nhttp://{shown}:{port}  (stop with Ctrl+C)", flush=True)
     if not ipaddress.ip_address(host).is_loopback:
         print("note: anybody who reaches this address can use it; there is no password", flush=True)
     page.serve(answers, guesses, Limits(given.max_megabytes, given.max_seconds), where)

@@ -20,9 +20,14 @@ class BadClipError(ValueError):
     """A clip that is not answered, and why: one line for the person who dropped it."""
 
 
+# Of all frames of a clip, two minutes of 1920x1080 pixels at 30 frames a second, so that none keeps
+# the others waiting for more than about half a minute.
+MAX_PIXELS = 8e9
+
+
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Of a clip; of frames see `videos.MAX_PIXELS`."""
+    """Of a clip; of a frame see `videos.MAX_PIXELS`."""
 
     megabytes: float
     seconds: float
@@ -34,7 +39,7 @@ class Limits:
 
     def _open(self, path: str) -> VideoFile:
         try:
-            return open_video(path, self.seconds)
+            return open_video(path, self.seconds, MAX_PIXELS)
         except VideoError as error:  # without the name that the server gave it
             raise BadClipError(f"{error.reason}: {error.detail}") from None
 
@@ -83,7 +88,7 @@ class Answers:
             viz.frames_sheet(views, numbers, caption),
             viz.frames_sheet(
                 viz.attention_over(views[0], looked)[None], numbers[:1],
-                "the last block's attention, mean over heads: yellow much, violet less, grey least",
+                "last block: yellow much, grey least",
             ),
         )  # fmt: skip
 

@@ -33,10 +33,13 @@ def main(argv: list[str]) -> None:
         )
     if len(workdirs) > page.MAX_RUNS:
         raise ReportError(f"{len(workdirs)} workdirs: at most {page.MAX_RUNS} fit on one page")
+    if os.path.isdir(_OUT.value) or _OUT.value.endswith("/"):
+        raise ReportError(f"--out={_OUT.value}: expected a file's name, such as report.html")
     names = run.unique_names(workdirs)
     runs = [run.read(folder, name) for folder, name in zip(workdirs, names, strict=True)]
     content = page.page(runs, f"{datetime.date.today():%-d %B %Y}").encode()
-    os.makedirs(os.path.dirname(os.path.abspath(_OUT.value)), exist_ok=True)
+    if "://" not in _OUT.value:
+        os.makedirs(os.path.dirname(os.path.abspath(_OUT.value)), exist_ok=True)
     whole.write(_OUT.value, content)
     size = len(content) / 1e6
     print(f"{_OUT.value}  {size:.1f} MB, {len(runs)} run{'s' * (len(runs) > 1)}; open it anywhere")

@@ -21,20 +21,23 @@ def summary(run: Run) -> Markup:
         return Markup("")
     facts: dict[str, Any] = {"data set": path, "split": run.setting("data.split")}
     if run.setting("task") != "pretrain":
-        facts["tested on"] = run.setting("eval.split")
+        facts["tested on"] = run.tested.get("split") or run.setting("eval.split")
+        facts["views"] = run.tested.get("views")
+        if run.tested.get("dataset") not in (None, path):
+            facts["test data set"] = run.tested["dataset"]
     facts["fingerprint"] = run.meta.get("fingerprint")
     examples, clips = run.meta.get("examples"), 0
     try:
         splits = _splits(path)
         parts = [splits.get(name, {}).get("clips", 0) for name in str(facts["split"]).split("+")]
         clips = sum(parts) if all(parts) else 0
+        titles = list(dict.fromkeys(key for row in splits.values() for key in row))
         rows = [
-            (short(name), *(_figure(key, n) for key, n in row.items()))
+            (short(name), *(_figure(key, row[key]) if key in row else "–" for key in titles))
             for name, row in splits.items()
         ]
-        titles = ("split", *next(iter(splits.values()), {}))
-        found = table(titles, rows, "Splits") if rows else Markup("")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        found = table(("split", *titles), rows, "Splits") if rows else Markup("")
+    except Exception as error:  # file systems of the network raise errors of their own
         found = tag("p", f"The data set cannot be reached from here: {cut(error)}.", class_="note")
     if isinstance(examples, int):
         epochs = f", {examples / clips:,.4g} epochs" if clips else ""

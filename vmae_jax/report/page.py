@@ -252,7 +252,8 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _recipes(runs: Sequence[Run]) -> Markup:
-    names = dict.fromkeys(str(run.starts[-1].get("recipe")) for run in runs if run.starts)
+    told = (run.starts[-1].get("recipe") for run in runs if run.starts)
+    names = dict.fromkeys(str(name) for name in told if name)
     if not names:
         return Markup("What differs from the defaults; the recipe was not recorded.")
     listed = (part for name in names for part in (tag("code", short(name)), " "))

@@ -4,6 +4,7 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
+from etils import epath
 
 from vmae_jax import metrics
 from vmae_jax.config import Config, ConfigError
@@ -24,8 +25,16 @@ class Pictures:
     def __init__(self):
         self._bytes, self.left_out = 0, 0
 
+    def file(self, path: epath.Path, text: str) -> Markup:
+        """A PNG or WebP file of the run's."""
+        try:
+            too_large = path.stat().length > MAX_PICTURE
+            return self(b"" if too_large else path.read_bytes(), text)
+        except OSError:  # gone meanwhile, or no file
+            return self(b"", text)
+
     def __call__(self, data: bytes, text: str) -> Markup:
-        """A PNG or WebP file; one that plays comes with the still picture of its middle frame."""
+        """A PNG or WebP; one that plays comes with the still picture of its middle frame."""
         kind = next((k for start, k in _KINDS.items() if data.startswith(start)), "")
         if not kind or len(data) > MAX_PICTURE or self._bytes + len(data) > MAX_PICTURES:
             self.left_out += 1
@@ -91,7 +100,7 @@ def reconstructions(run: Run, pictures: Pictures) -> Markup:
     last = tag(
         "figure",
         tag("div", *titles, class_="titles") if plays else "",
-        pictures(path.read_bytes(), f"Reconstructions of {run.name} at step {step:,}"),
+        pictures.file(path, f"Reconstructions of {run.name} at step {step:,}"),
         class_="film" if plays else "strip",
     )
     return join((tag("p", text, class_="note"), last, _earlier(run, earlier, plays, pictures)))
@@ -117,7 +126,7 @@ def _earlier(run: Run, files: Sequence, plays: bool, pictures: Pictures) -> Mark
     figures = (
         tag(
             "figure",
-            pictures(path.read_bytes(), f"Reconstructions of {run.name} at step {step:,}"),
+            pictures.file(path, f"Reconstructions of {run.name} at step {step:,}"),
             tag("figcaption", f"step {step:,}"),
         )
         for step, path in (files[i] for i in dict.fromkeys(places.tolist()))
@@ -137,9 +146,9 @@ def masks(run: Run) -> Markup:
         return Markup("")
     try:
         config = run.checked_config()
-    except ConfigError as error:
+        shown, asked = _drawn(config)
+    except (ConfigError, ValueError, OverflowError) as error:
         return tag("p", f"Not drawn: {cut(error)}.", class_="note")
-    shown, asked = _drawn(config)
     t, h, w = shown.shape
     shares = {
         "seen": ("the encoder sees", shown),

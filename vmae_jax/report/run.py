@@ -51,6 +51,7 @@ class Run:
     meta: Mapping[str, Any]  # of that checkpoint
     parameters: int  # of the model; 0 = not known
     scores: Scores | None
+    tested: Mapping[str, Any]  # of eval/summary.json: data set, split, views
     pictures: Mapping[str, tuple[tuple[int, epath.Path], ...]]  # kind -> (step, file), ascending
     problems: tuple[str, ...]  # what could not be read, in one sentence each
 
@@ -104,6 +105,7 @@ def read(workdir: str, name: str = "") -> Run:
     kept = _mapping(_json(folder / environment.FILE, problems))
     step, meta = _checkpoint(folder / "checkpoints", problems)
     starts = kept.get("starts")
+    summary = _mapping(_json(folder / "eval" / "summary.json", problems))
     return Run(
         name=name or folder.resolve().name,
         folder=folder,
@@ -112,8 +114,9 @@ def read(workdir: str, name: str = "") -> Run:
         starts=tuple(map(_mapping, starts)) if isinstance(starts, list) else (),
         checkpoint=step,
         meta=meta,
-        parameters=_parameters(folder / "parameters.txt"),
-        scores=_scores(folder / "eval", problems),
+        parameters=_parameters(_bytes(folder / "parameters.txt", problems)),
+        scores=_scores(folder / "eval", summary, problems),
+        tested=summary,
         pictures=_pictures(folder / "pictures"),
         problems=tuple(problems),
     )
@@ -123,11 +126,21 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+def _bytes(path: epath.Path, problems: list[str]) -> bytes:
+    """The content of a file; nothing where there is none."""
+    try:
+        return path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        problems.append(f"{path.name} cannot be read ({error.strerror or error})")
+        return b""
+
+
 def _json(path: epath.Path, problems: list[str]) -> Any:
     """The content of a JSON file; None where there is none."""
+    content = _bytes(path, problems)
     try:
-        return json.loads(path.read_bytes()) if path.exists() else None
-    except (ValueError, RecursionError, OSError) as error:
+        return json.loads(content) if content else None
+    except (ValueError, RecursionError) as error:
         problems.append(f"{path.name} cannot be read ({error})")
         return None
 
@@ -136,7 +149,7 @@ def _curves(path: epath.Path, problems: list[str]) -> dict[str, Curve]:
     """What was logged by name; where a step was logged twice, the later line counts."""
     found: dict[str, dict[int, float]] = {}
     bad = 0
-    for line in path.read_bytes().splitlines() if path.exists() else ():
+    for line in _bytes(path, problems).splitlines():
         row = _row(line)
         bad += row is None
         for name, value in (row or {}).items():
@@ -178,9 +191,8 @@ def _checkpoint(folder: epath.Path, problems: list[str]) -> tuple[int | None, Ma
     return None, {}
 
 
-def _parameters(path: epath.Path) -> int:
+def _parameters(text: bytes) -> int:
     """The sum below the table of parameters."""
-    text = path.read_bytes() if path.exists() else b""
     found = re.search(rb"^Total: ([\d,]{1,30})", text, re.MULTILINE)
     return int(found[1].replace(b",", b"")) if found else 0
 
@@ -194,11 +206,10 @@ def _pictures(folder: epath.Path) -> dict[str, tuple[tuple[int, epath.Path], ...
     return {kind: tuple(sorted(files)) for kind, files in sorted(found.items())}
 
 
-def _scores(folder: epath.Path, problems: list[str]) -> Scores | None:
+def _scores(folder: epath.Path, summary: Mapping[str, Any], problems: list[str]) -> Scores | None:
     path = folder / "scores.npz"
     if not path.exists():
         return None
-    summary = _mapping(_json(folder / "summary.json", problems))
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             scores = Scores(
@@ -240,8 +251,10 @@ def unique_names(workdirs: list[str]) -> Iterator[str]:
 
 def number(value: float) -> str:
     """A number of four digits or fewer, to be read: 0.01741, 328.4, 1.2e-07, NaN."""
-    if not math.isfinite(value):
-        return {True: "NaN"}.get(math.isnan(value), "∞" if value > 0 else "−∞")
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
     if value and not 1e-4 <= abs(value) < 1e6:
         return f"{value:.3g}"
     digits = 3 - math.floor(math.log10(abs(value))) if value else 0
