@@ -112,7 +112,8 @@ def open_browser() -> Iterator[Page]:
             [
                 "bash", "-c", script, find(), "--headless=new", "--no-sandbox", "--disable-gpu",
                 "--hide-scrollbars", "--disable-dev-shm-usage", "--no-first-run",
-                "--disable-background-networking", "--remote-debugging-pipe", f"--user-data-dir={profile}",
+                "--disable-background-networking", "--remote-debugging-pipe",
+                f"--user-data-dir={profile}",
             ],
             pass_fds=(their_in, their_out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
