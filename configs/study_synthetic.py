@@ -20,15 +20,15 @@ from vmae_jax.study import settings
 def get_config(arg: str = ""):
     study = settings.defaults()
     study.pretrain.recipe = settings.beside(__file__, "pretrain_synthetic.py")
-    train = {"steps": 400, "log_every": 100, "checkpoint_every": 200, "picture_every": 0}
+    train = {"steps": 300, "log_every": 100, "checkpoint_every": 300, "picture_every": 0}
     study.pretrain.settings = {"train": train}
-    study.embedded.update(sizes=(100, 400, 1600), train_clips=40, val_clips=40)
+    study.embedded.update(sizes=(1, 8, 64), train_clips=40, val_clips=40)
     study.arms = {
         "curated": {
             "dataset": "synthetic",
-            "splits": ("curated_100", "curated_400", "curated_1600"),
+            "splits": ("curated_1", "curated_8", "curated_64"),
         },
-        "raw": {"dataset": "synthetic", "splits": ("raw_100+raw_400+raw_1600",)},
+        "raw": {"dataset": "synthetic", "splits": ("raw_1+raw_8+raw_64",)},
     }
     # Few videos per step, so that there are many steps; they learn at 1e-3.
     finetune = {

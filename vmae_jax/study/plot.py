@@ -23,7 +23,8 @@ def draw(results: Results) -> bytes:
         arms = list(dict.fromkeys(cell.arm for cell in cells if cell.clips))
         for color, arm in enumerate(arms):
             _draw_law(axis, results, arm, benchmark, f"C{color}")
-            _draw_cells(axis, [cell for cell in cells if cell.arm == arm], arm, f"C{color}")
+            mine = [cell for cell in cells if cell.arm == arm]
+            _draw_cells(axis, mine, arm, f"C{color}", 1.04**color)
         for cell in cells:
             if not cell.clips:
                 axis.axhline(cell.mean.value, color="0.4", linestyle="--", label="from scratch")
@@ -39,14 +40,14 @@ def draw(results: Results) -> bytes:
     return file.getvalue()
 
 
-def _draw_cells(axis: Any, cells: Sequence[Cell], arm: str, color: str) -> None:
-    """Means with their intervals, and every run as a point."""
-    clips = [cell.clips for cell in cells]
+def _draw_cells(axis: Any, cells: Sequence[Cell], arm: str, color: str, beside: float) -> None:
+    """Means with their intervals, and every run as a point; arms stand `beside` one another."""
+    clips = [cell.clips * beside for cell in cells]
     means = [cell.mean.value for cell in cells]
-    for cell in cells:
-        axis.scatter([cell.clips] * len(cell.values), cell.values, s=12, color=color, alpha=0.4)
+    for place, cell in zip(clips, cells, strict=True):
+        axis.scatter([place] * len(cell.values), cell.values, s=12, color=color, alpha=0.4)
         if cell.mean.low is not None:
-            axis.vlines(cell.clips, cell.mean.low, cell.mean.high, color=color, lw=1.5)
+            axis.vlines(place, cell.mean.low, cell.mean.high, color=color, lw=1.5)
     axis.scatter(clips, means, color=color, zorder=3, label=arm)
 
 
