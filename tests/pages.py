@@ -43,3 +43,20 @@ def shape(content):
     return [
         (name, tuple(attributes)) for name, attributes in Reader(content).elements if name != "wbr"
     ]
+
+
+def assert_needs_nothing_else(content, pictures="data:image/"):
+    """No script, nothing from elsewhere, and a policy that says so; URLs are `pictures` or links."""
+    reader = Reader(content)
+    policy = reader.all("meta")[1]["content"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "script" not in policy
+    for name, attributes in reader.elements:
+        assert name not in ("script", "link", "iframe", "object", "base", "form")
+        assert not [key for key in attributes if key.startswith("on") or key == "style"]
+        for key in ("src", "href"):
+            assert attributes.get(key, "#").startswith((pictures, "#"))
+    style = content.split("<style>")[1].split("</style>")[0]
+    assert "url(" not in style
+    assert "@import" not in style
