@@ -46,7 +46,7 @@ def shape(content):
 
 
 def assert_needs_nothing_else(content, pictures="data:image/"):
-    """No script, nothing from elsewhere, and a policy that says so; URLs are `pictures` or links."""
+    """No script, nothing from elsewhere, a policy that says so; URLs are `pictures` or links."""
     reader = Reader(content)
     policy = reader.all("meta")[1]["content"]
     assert "default-src 'none'" in policy

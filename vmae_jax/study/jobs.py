@@ -58,7 +58,7 @@ class Job:
     @property
     def name(self) -> str:
         what = f"fine-tuning on {self.benchmark}" if self.benchmark else "pre-training"
-        on = f"{self.arm}, {self.clips:,} clips" if self.clips else SCRATCH
+        on = f"{self.arm}, {self.clips:,} clip{'s' * (self.clips > 1)}" if self.clips else SCRATCH
         return f"{on}, seed {self.seed}: {what}"
 
     @property
