@@ -15,7 +15,14 @@ import numpy as np
 import pytest
 from tiny_dataset import clip, numbers_of, write_dataset
 
-from vmae_jax.config import AugmentConfig, Config, DataConfig, MaskConfig, ModelConfig
+from vmae_jax.config import (
+    AugmentConfig,
+    Config,
+    ConfigError,
+    DataConfig,
+    MaskConfig,
+    ModelConfig,
+)
 from vmae_jax.data import clips
 from vmae_jax.data.pipeline import ClipStream, TooManyBadRecords, open_clips
 from vmae_jax.data.records import DatasetError, ShardError, open_dataset
@@ -262,6 +269,13 @@ def test_example_is_the_element_at_a_global_position(dataset):
     with open_clips(config(dataset), places=places(1, 2), start=BATCH) as stream:
         for i in (0, 9, 23):
             np.testing.assert_array_equal(stream.example(i), batches[i * VIEWS : (i + 1) * VIEWS])
+
+
+def test_a_batch_that_no_memory_holds_is_refused_before_it_is_decoded(dataset):
+    huge = config(dataset, batch_size=10**10)
+    with pytest.raises(ConfigError, match=r"data.batch_size = 10000000000: a batch has .* GB of"):
+        open_clips(huge)
+    open_clips(huge, places=range(8)).close()  # of very many hosts
 
 
 def test_what_cannot_work_is_refused_before_any_work(dataset, tmp_path):

@@ -7,6 +7,7 @@ process takes its slice of every global batch at the very end. So an element dep
 
 import dataclasses
 import logging
+import math
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from vmae_jax.config import Config, DataConfig
+from vmae_jax.config import Config, ConfigError, DataConfig
 from vmae_jax.data import clips, views
 from vmae_jax.data.cores import decoders
 from vmae_jax.data.records import (
@@ -32,6 +33,7 @@ from vmae_jax.data.records import (
 
 NO_RECORD = -1
 NO_LABEL = -1
+HELD = 3  # batches at once: decoded ahead, put together, on their way to the device
 _SHOWN = 5  # bad records that the fatal error lists
 # Decoders give Python's lock away at every packet and may wait this long to have it back. With
 # Python's own 5 ms, two threads decoded 0.87 times as much (median of 4 turns).
@@ -270,6 +272,17 @@ def open_labelled(path: str, split: str) -> Dataset:
     return dataset
 
 
+def check_memory(batch_size: int, size: int) -> None:
+    """Raises ConfigError where the batches of so many bytes of clips do not fit into memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if HELD * size > memory:
+        raise ConfigError(
+            f"config.data.batch_size = {batch_size}: a batch has {size / 1e9:.3g} GB of clips on "
+            f"this host, of which {HELD} have to fit into its memory of {memory / 1e9:.3g} GB; "
+            "take a smaller one, or more hosts"
+        )
+
+
 def open_clips(
     config: Config, *, places: Sequence[int] | None = None, start: int = 0
 ) -> ClipStream:
@@ -281,6 +294,7 @@ def open_clips(
       start: videos that all processes together have already seen; any number works.
 
     Raises:
+      ConfigError: where this host cannot hold the batches.
       DatasetError, ShardError: where the data set cannot be used.
     """
     data = config.data
@@ -290,10 +304,12 @@ def open_clips(
     labelled = config.needs_labels
     dataset = (open_labelled if labelled else open_dataset)(data.dataset, data.split)
     count, model = len(dataset.source), config.model
+    video = (data.views, model.num_frames, model.image_size, model.image_size, 3)
+    check_memory(data.batch_size, len(places) * math.prod(video))
     load = _LoadViews(
         dataset.source,
         views.training_views(config),
-        empty=(data.views, model.num_frames, model.image_size, model.image_size, 3),
+        empty=video,
         tries=min(count, int(data.max_bad_fraction * count) + 1),
     )
     order = grain.MapDataset.range(count).seed(config.seed).shuffle().repeat().random_map(load)
