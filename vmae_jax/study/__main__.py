@@ -134,6 +134,7 @@ def main(argv: list[str]) -> None:
         )
     study = settings.from_config_dict(given.config)
     typed = given.folder or default_folder(recipe_flag.name())
+    name = os.path.basename(default_folder(recipe_flag.name()))
     folder = typed if "://" in typed else os.path.abspath(typed)
     index = given.index
     if index is None and "SLURM_ARRAY_TASK_ID" in os.environ:
@@ -153,7 +154,7 @@ def main(argv: list[str]) -> None:
         return
 
     def write() -> results_lib.Results:
-        found = results_lib.gather(recipe_flag.name(), study, jobs)
+        found = results_lib.gather(name, study, jobs)
         files.write(found, folder)
         return found
 
