@@ -260,7 +260,7 @@ def test_a_merge_that_was_killed_counts_no_video_twice(model, tmp_path):
 
 def test_parquet_without_pyarrow_is_one_line(model, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(feature_files.FeatureError, match=r"pip install -e '\.\[parquet\]'"):
+    with pytest.raises(feature_files.FeatureError, match=r"pip install 'vmae_jax\[parquet\]'"):
         extract(model, [], tmp_path / "out", windows(), "parquet")
 
 

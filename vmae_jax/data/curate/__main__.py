@@ -216,10 +216,11 @@ def main(argv: list[str]) -> None:
         )  # fmt: skip
     finally:
         bars.close()
-    data = f"--config.data.dataset={shlex.quote(story.out)} --config.data.split={story.all_splits}"
+    out = _OUT.value
+    data = f"--config.data.dataset={shlex.quote(out)} --config.data.split={story.all_splits}"
     print("\n".join(story.lines()))
-    print(f"  data card    {os.path.join(story.out, 'data_card.html')}")
-    print(f"  decisions    {os.path.join(story.out, 'curation')}")
+    print(f"  data card    {os.path.join(out, 'data_card.html')}")
+    print(f"  decisions    {os.path.join(out, 'curation')}")
     print("Next:")
     print(f"  python -m vmae_jax.main --config=configs/quickstart.py {data}")
 
