@@ -139,7 +139,7 @@ def _json(path: epath.Path, problems: list[str]) -> Any:
     """The content of a JSON file; None where there is none."""
     content = _bytes(path, problems)
     try:
-        return json.loads(content) if content else None
+        return json.loads(content) if content or path.is_file() else None
     except (ValueError, RecursionError) as error:
         problems.append(f"{path.name} cannot be read ({error})")
         return None

@@ -133,8 +133,8 @@ def main(argv: list[str]) -> None:
             f"vmae_jax.main runs; expected {STUDIES}"
         )
     study = settings.from_config_dict(given.config)
-    typed = given.folder or default_folder(recipe_flag.name())
-    name = os.path.basename(default_folder(recipe_flag.name()))
+    default = default_folder(recipe_flag.name())
+    typed, name = given.folder or default, os.path.basename(default)
     folder = typed if "://" in typed else os.path.abspath(typed)
     index = given.index
     if index is None and "SLURM_ARRAY_TASK_ID" in os.environ:
