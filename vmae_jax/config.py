@@ -103,7 +103,8 @@ class ModelConfig:
     num_frames: int = 16
     tubelet_size: int = 2  # frames per token
     patch_size: int = 0  # pixels per token side; 0 = the variant's own
-    # Of activations; parameters, statistics, softmax and loss are float32. auto: by the device
+    # Of activations; parameters, statistics, softmax and loss are float32. auto: by the device.
+    # GPUs and TPUs round float32's products, unless JAX_DEFAULT_MATMUL_PRECISION=highest
     dtype: str = "auto"
     remat: str = "none"  # what the backward pass recomputes: none, dots (all but products), full
     positions: str = "sincos"  # of the encoder's tokens: sincos (fixed) or learned

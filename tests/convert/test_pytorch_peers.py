@@ -3,7 +3,6 @@
 import dataclasses
 import json
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -155,9 +154,8 @@ def test_classifiers_agree_on_real_clips(tmp_path, real_clips):
     with torch.no_grad():
         wanted = peer(pixel_values(real_clips)).logits.numpy()
     assert np.abs(wanted).max() > 0.1
-    with jax.default_matmul_precision("highest"):
-        model = tiny_weights.module(load.load(str(tmp_path / "ours")))
-        found = model(tiny_weights.patches(weights, jnp.asarray(real_clips)))
+    model = tiny_weights.module(load.load(str(tmp_path / "ours")))
+    found = model(tiny_weights.patches(weights, jnp.asarray(real_clips)))
     np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
@@ -174,11 +172,10 @@ def test_pretraining_agrees_on_real_clips(tmp_path, real_clips, encoder_norm):
     masks = masking.select(
         jnp.asarray(hidden), jnp.asarray(~hidden), masking.counts(small.grid, plain)
     )
-    with jax.default_matmul_precision("highest"):
-        model = tiny_weights.module(weights)
-        x = tiny_weights.patches(weights, jnp.asarray(real_clips))
-        np.testing.assert_allclose(model(x, masks), wanted.logits.numpy(), atol=1e-4)
-        loss, _ = mae.reconstruction_loss(model, x, masks, normalize=True)
+    model = tiny_weights.module(weights)
+    x = tiny_weights.patches(weights, jnp.asarray(real_clips))
+    np.testing.assert_allclose(model(x, masks), wanted.logits.numpy(), atol=1e-4)
+    loss, _ = mae.reconstruction_loss(model, x, masks, normalize=True)
     assert float(loss) == pytest.approx(float(wanted.loss), abs=1e-4)
 
 

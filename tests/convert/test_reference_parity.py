@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 from tiny_weights import module, patches
@@ -14,12 +13,6 @@ from tiny_weights import module, patches
 from vmae_jax.config import MaskConfig
 from vmae_jax.convert import load, rules
 from vmae_jax.models import mae, masking
-
-
-@pytest.fixture(autouse=True)
-def exact_products():
-    with jax.default_matmul_precision("highest"):
-        yield
 
 
 def golden(name, goldens, tmp_path):

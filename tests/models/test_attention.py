@@ -52,6 +52,13 @@ def test_the_kernel_for_tpus(tokens, width, dtype, tolerance):
         check(attention.flash_tpu, *inputs(tokens, width, jnp.dtype(dtype)), tolerance)
 
 
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
+@pytest.mark.parametrize("width", [20, 32, 64, 88, 136])  # cuDNN takes none of the outer ones,
+@pytest.mark.parametrize("tokens", [50, 51, 208, 1568])  # and no odd number of tokens
+def test_what_gpus_use(tokens, width):
+    check(jax.jit(attention.attention), *inputs(tokens, width, jnp.bfloat16), 2e-2)
+
+
 def traced(platform, tokens):
     device = AbstractDevice(device_kind="any", num_cores=1, platform=platform)
     mesh = AbstractMesh(

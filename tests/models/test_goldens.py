@@ -49,8 +49,7 @@ def golden(request, monkeypatch):
     folder = request.getfixturevalue("goldens")
     if not (folder / f"{request.param}_io.npz").exists():
         folder = request.getfixturevalue("shared") / "goldens"
-    with jax.default_matmul_precision("highest"):
-        yield load(folder, request.param, monkeypatch)
+    return load(folder, request.param, monkeypatch)
 
 
 def patches_and_masks(config, io):

@@ -50,7 +50,8 @@ class Work:
 def sides(work: Work, peers: list[str]) -> list[Side]:
     """Ours first."""
     masking = ", dual masking" if work.task == "pretrain" else ""
-    ours = Side(f"vmae_jax ViT-{work.model.variant}{masking}", jax_training, (work,))
+    share = 0.9 / (1 + len(peers))
+    ours = Side(f"vmae_jax ViT-{work.model.variant}{masking}", jax_training, (work, share))
     theirs = ", no decoder masking" if work.task == "pretrain" else ""
     return [ours] + [
         Side(f"transformers VideoMAE, {peer}{theirs}", torch_training, (work, peer == "compiled"))
@@ -58,10 +59,9 @@ def sides(work: Work, peers: list[str]) -> list[Side]:
     ]
 
 
-def jax_training(work: Work) -> Turn:
-    """Ours, on all devices."""
-    # The other side lives on the same GPU.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+def jax_training(work: Work, share: float) -> Turn:
+    """Ours, on all devices, of whose memory it takes a `share`: the peers live on the same GPU."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{share:.2f}")
     import jax
 
     from vmae_jax import hardware, program, sharding

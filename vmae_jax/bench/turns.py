@@ -4,6 +4,7 @@ import concurrent.futures
 import dataclasses
 import multiprocessing
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
@@ -71,7 +72,9 @@ def take_turns(sides: Sequence[Side], rounds: int) -> dict[str, Any]:
             processes[-1].start()
             theirs.close()
             connections.append(ours)
+            began = time.perf_counter()
             peaks.append(_answer(side, ours))
+            print(f"{side.name}: ready after {time.perf_counter() - began:.0f} s", file=sys.stderr)
         for _ in range(rounds):
             for side, connection, found in zip(sides, connections, rates, strict=True):
                 connection.send(True)

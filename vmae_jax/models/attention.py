@@ -17,6 +17,7 @@ LONG = 1024  # tokens from which the TPU kernel is worth its padding
 _LANES = 128  # a TPU kernel's heads are as wide as a vector register
 _BLOCK = 256  # tokens; sequences are padded to a multiple of it
 _FLASH_CAPABILITY = 8.0  # of CUDA, from which cuDNN has flash attention
+_FLASH_WIDTHS = range(8, 129, 8)  # of heads, that cuDNN takes on all such devices
 
 HEADS = P(("data", "fsdp"), "tensor")  # how [B, H, N, K] is split
 
@@ -26,7 +27,7 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     platform = _platform()
     if platform == "tpu" and q.shape[2] == k.shape[2] >= LONG:
         return _on_shards(flash_tpu)(q, k, v)
-    if platform == "gpu" and q.dtype == jnp.bfloat16 and q.shape[2] > 1 and _has_flash():
+    if platform == "gpu" and q.dtype == jnp.bfloat16 and _has_flash(q, k):
         return flash_gpu(q, k, v)
     return plain(q, k, v)
 
@@ -37,9 +38,15 @@ def _platform() -> str:
     return device.platform if device is not None else jax.default_backend()
 
 
+def _has_flash(q: jax.Array, k: jax.Array) -> bool:
+    """Whether cuDNN has kernels for such tokens, forward and backward, on the GPUs here."""
+    even = q.shape[2] % 2 == 0 and k.shape[2] % 2 == 0
+    return even and q.shape[3] in _FLASH_WIDTHS and _capability() >= _FLASH_CAPABILITY
+
+
 @functools.cache
-def _has_flash() -> bool:
-    return float(jax.local_devices()[0].compute_capability) >= _FLASH_CAPABILITY
+def _capability() -> float:
+    return float(jax.local_devices()[0].compute_capability)
 
 
 def _on_shards(kernel):
