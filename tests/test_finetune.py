@@ -198,3 +198,12 @@ def test_classes_are_counted_and_a_wrong_count_says_what_the_data_holds(tmp_path
 
 def test_the_task_of_a_config_is_made(tmp_path):
     assert type(main.make_task(TINY)).__name__ == "Pretrain"
+
+
+def test_a_workdir_is_a_folder_or_to_be_made(tmp_path):
+    main.check_workdir(str(tmp_path))
+    main.check_workdir(str(tmp_path / "new" / "run"))
+    (tmp_path / "notes.txt").write_text("")
+    for workdir in (tmp_path / "notes.txt", tmp_path / "notes.txt" / "run"):
+        with pytest.raises(ConfigError, match=r"notes\.txt is a file; expected a folder"):
+            main.check_workdir(str(workdir))

@@ -58,6 +58,15 @@ def default_workdir(config_flag: str) -> str:
     return os.path.join("runs", "-".join(filter(None, [Path(path).stem, argument])))
 
 
+def check_workdir(workdir: str) -> None:
+    """Raises ConfigError where a file is in a run's way."""
+    place = next(path for path in (Path(workdir), *Path(workdir).parents) if path.exists())
+    if not place.is_dir():
+        raise config_lib.ConfigError(
+            f"--workdir={workdir}: {place} is a file; expected a folder, there or to be made"
+        )
+
+
 def make_task(config: config_lib.Config):
     if config.task == "pretrain":
         from vmae_jax.tasks.pretrain import Pretrain
@@ -155,6 +164,7 @@ def main(argv: list[str]) -> None:
     workdir = _WORKDIR.value or default_workdir(recipe_flag.name())
     if "://" not in workdir:
         workdir = os.path.abspath(workdir)
+        check_workdir(workdir)
     config = recipe_flag.config()
 
     import jax

@@ -167,17 +167,17 @@ def run(
     out: str = "",
     as_json: bool = False,
     threads: int = 2,
-) -> int:
+) -> list[str]:
     """Prints an answer for each clip and leaves its picture in `out`, unless that is empty.
 
     Returns:
-      The number of clips without an answer.
+      Of each clip without an answer, why.
     """
     pictures = _Pictures(out) if out else None
-    failed = 0
+    failures = []
     for shown, probabilities in predict(model, clips, views, threads):
         if probabilities is None:
-            failed += 1
+            failures.append(shown.error)
             line = json.dumps({"clip": shown.clip, "error": shown.error})
             print(line if as_json else f"\nnot answered: {shown.error}", flush=True)
             continue
@@ -185,7 +185,7 @@ def run(
         caption = f"{answers[0]['label']}, {100 * answers[0]['probability']:.1f} %"
         picture = pictures.write(shown, caption) if pictures else ""
         print((_as_json if as_json else _table)(shown, answers, picture), flush=True)
-    return failed
+    return failures
 
 
 def define_flags() -> None:
@@ -214,11 +214,12 @@ def main(argv: list[str]) -> None:
     names = class_names(given.labels, model)
     print(model, file=sys.stderr if given.json else sys.stdout, flush=True)
     views = model.views(given.clips, given.crops, sampling=given.sampling, stride=given.stride)
-    failed = run(
+    failures = run(
         clips, model, names, views, out=given.out, as_json=given.json, threads=given.threads
     )
-    if failed:
-        command.fail(f"{failed} of {len(clips)} clips could not be answered")
+    if failures:
+        count = f"{len(failures)} of {len(clips)}"
+        command.fail(f"{count} clips could not be answered, such as {failures[0]}")
 
 
 if __name__ == "__main__":
