@@ -1,5 +1,6 @@
 """The page, and the server behind it. Nothing of it comes from or goes to another machine."""
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -19,6 +20,7 @@ RATIO = 0.9  # of pre-training
 WAITING = 20  # clips in the queue; whoever comes then is asked to come again
 UPLOADS_ONLY = "drop a video file first"
 KEPT = 3600  # seconds that a dropped clip stays on disk, and at most 5 minutes more
+_PATIENCE = 60  # seconds that a refused upload may go on
 _FORM = 10_000  # bytes of a request around its file
 # The browser may ask this server only, whatever a later version of the library links to.
 HEAD = (
@@ -121,7 +123,9 @@ class Bounded:
         if refusal := self._refusal(scope):
             status, detail = refusal
             answer = JSONResponse({"detail": detail}, status)
+            await _discard(receive)
         await answer(scope, receive, send)
+
 
     def _refusal(self, scope: Any) -> tuple[int, str] | None:
         """Status and reason where a request is not let through."""
@@ -143,6 +147,14 @@ class Bounded:
             with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
                 kept += file.stat().st_size
         return kept
+
+
+async def _discard(receive: Any) -> None:
+    """Lets a refused upload pass: a sender that is not heard to the end does not see the answer."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_PATIENCE):
+            while (await receive()).get("more_body"):
+                pass
 
 
 def _picture(gradio: Any, label: str, name: str) -> Any:
