@@ -13,6 +13,9 @@ os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
+# Compiling takes longer than the small models run. JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest tests
+# what users run.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # Many tests and the runs that they start compile the same programs: once is enough.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     cache = tempfile.mkdtemp(prefix="vmae-jax-cache-")
@@ -24,7 +27,14 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 import pytest
 
 GOLDENS = Path(__file__).parent / "goldens"
+# They begin first: a long file that begins last leaves all but one worker idle.
+LONG = ("test_hosts.py", "test_kill.py", "test_notebooks.py", "test_train.py", "test_finetune.py")
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(LONG)))
 
 
 @pytest.fixture
