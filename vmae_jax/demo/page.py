@@ -126,7 +126,6 @@ class Bounded:
             await _discard(receive)
         await answer(scope, receive, send)
 
-
     def _refusal(self, scope: Any) -> tuple[int, str] | None:
         """Status and reason where a request is not let through."""
         if scope["type"] != "http" or not scope["path"].endswith("/upload"):
