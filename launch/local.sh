@@ -45,8 +45,10 @@ fi
 export JAX_PLATFORMS=cpu
 # The last one counts where the caller's flags already name a number of devices.
 XLA_FLAGS="${XLA_FLAGS:+$XLA_FLAGS }--xla_force_host_platform_device_count=$devices"
-export XLA_FLAGS
-names=(JAX_PLATFORMS XLA_FLAGS)
+# A device holds a thread while it waits for the others: with few cores, the last may find none.
+PJRT_NPROC=${PJRT_NPROC:-$((2 * devices))}
+export XLA_FLAGS PJRT_NPROC
+names=(JAX_PLATFORMS XLA_FLAGS PJRT_NPROC)
 command=("${PYTHON:-python}" -m vmae_jax.main "$@")
 
 show() { # the command with what it finds in its environment, as a line for a shell

@@ -13,6 +13,9 @@ os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
+# A device holds a thread of XLA's while it waits for the others: with as few threads as devices, or
+# as cores, the last one may find none, and all wait until XLA ends the process.
+os.environ.setdefault("PJRT_NPROC", "16")
 # Compiling takes longer than the small models run. JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest tests
 # what users run.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")

@@ -13,6 +13,7 @@ from vmae_jax.data import synthetic
 
 ROOT = Path(__file__).parents[2]
 COUNT = "--xla_force_host_platform_device_count"
+UNSET = {"XLA_FLAGS": "", "PJRT_NPROC": ""}
 
 
 def local(*arguments, **environment):
@@ -24,10 +25,10 @@ def local(*arguments, **environment):
 
 
 def test_dry_run_prints_a_command_for_a_shell():
-    out = local("--dry-run", "4", "--config=a.py", "--config.data.dataset=my videos", XLA_FLAGS="")
+    out = local("--dry-run", "4", "--config=a.py", "--config.data.dataset=my videos", **UNSET)
     assert out.returncode == 0, out.stderr
     assert out.stdout == (
-        f"JAX_PLATFORMS=cpu XLA_FLAGS={COUNT}=4 {sys.executable} -m vmae_jax.main "
+        f"JAX_PLATFORMS=cpu XLA_FLAGS={COUNT}=4 PJRT_NPROC=8 {sys.executable} -m vmae_jax.main "
         "--config=a.py --config.data.dataset=my\\ videos\n"
     )
 
@@ -76,12 +77,13 @@ def test_four_devices_share_a_model(tmp_path):
 
 
 def test_dry_run_of_processes_prints_a_command_each():
-    out = local("--dry-run", "--processes=2", "4", "--config=a.py", XLA_FLAGS="")
+    out = local("--dry-run", "--processes=2", "4", "--config=a.py", **UNSET)
     lines = out.stdout.splitlines()
     address = lines[0].split("JAX_COORDINATOR_ADDRESS=localhost:")[1].split()[0]
     assert 20000 <= int(address) < 32000
     assert lines == [
-        f"JAX_PLATFORMS=cpu XLA_FLAGS={COUNT}=4 JAX_CPU_COLLECTIVES_IMPLEMENTATION=gloo "
+        f"JAX_PLATFORMS=cpu XLA_FLAGS={COUNT}=4 PJRT_NPROC=8 "
+        "JAX_CPU_COLLECTIVES_IMPLEMENTATION=gloo "
         f"JAX_COORDINATOR_ADDRESS=localhost:{address} JAX_NUM_PROCESSES=2 JAX_PROCESS_ID={i} "
         f"{sys.executable} -m vmae_jax.main --config=a.py"
         for i in range(2)
