@@ -18,7 +18,9 @@ from vmae_jax.tasks.finetune import Finetune
 from vmae_jax.tasks.pretrain import Pretrain
 
 TINY = Config(
-    model=ModelConfig(variant="tiny", image_size=32, num_frames=8, dtype="float32"),
+    model=ModelConfig(
+        variant="64x4x2x128+32x2x2x64", patch_size=8, image_size=32, num_frames=8, dtype="float32"
+    ),
     data=DataConfig(dataset="fake", batch_size=8, views=1),
     optim=OptimConfig(base_lr=3e-2, warmup_epochs=0.125, clip_norm=1.0),
     train=TrainConfig(steps=5, log_every=1, checkpoint_every=100, picture_every=0),

@@ -18,8 +18,11 @@ from vmae_jax import config as config_lib
 from vmae_jax.data import synthetic
 
 ROOT = Path(__file__).parents[1]
-KILLS, STEPS = 10, 90
-MODEL = {"variant": "tiny", "image_size": 32, "num_frames": 8}
+KILLS, STEPS = 10, 180
+LAST = 100  # step until which it is killed: no run may end before the signal reaches it
+MODEL = {
+    "variant": "64x4x2x128+32x2x2x64", "patch_size": 8, "image_size": 32, "num_frames": 8,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +34,8 @@ def start(workdir, dataset, *flags):
     """The command a user types, in a process group of its own; one device, as a user has."""
     settings = {
         "data.dataset": dataset, "data.views": 1, "train.steps": STEPS, "train.log_every": 1,
-        "train.checkpoint_every": 4, "model.image_size": 32, "model.num_frames": 8,
-        "data.stride": 2,
+        "train.checkpoint_every": 4, "data.stride": 2,
+        **{f"model.{name}": value for name, value in MODEL.items()},
     }  # fmt: skip
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     return subprocess.Popen(
@@ -62,47 +65,55 @@ def last_step(workdir):
     return 0
 
 
-def kill(process, workdir, reached):
-    """kill -9 once the run has logged step `reached`, or at a random moment of its start."""
+def reach(process, workdir, step):
+    """Waits until the run has logged a step."""
     deadline = time.monotonic() + 300
-    if reached is None:
-        time.sleep(random.Random(KILLS).uniform(0.5, 4))
-    while reached is not None and last_step(workdir) < reached and time.monotonic() < deadline:
+    while last_step(workdir) < step and time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.01)
+
+
+def kill(process, workdir, reached):
+    """kill -9 once the run has logged step `reached`, or at a random moment of its start."""
+    if reached is None:
+        time.sleep(random.Random(KILLS).uniform(0.5, 4))
+    else:
+        reach(process, workdir, reached)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
 
 
-def test_killed_ten_times_equals_uninterrupted(tmp_path, dataset):
-    finish(start(tmp_path / "whole", dataset))
-    rng = random.Random(0)
-    moments = [None, *sorted(rng.sample(range(1, STEPS - 15), KILLS - 1))]
-    for reached in moments:
-        kill(start(tmp_path / "killed", dataset), tmp_path / "killed", reached)
-    output = finish(start(tmp_path / "killed", dataset))
-    assert "continuing from step" in output
-    whole, killed = losses(tmp_path / "whole"), losses(tmp_path / "killed")
-    assert list(whole) == list(range(1, STEPS + 1))
-    assert killed == whole
-    config = with_settings(TINY, model=config_lib.ModelConfig(**MODEL, dtype="float32"))
-    assert_same(final_state(tmp_path / "killed", config), final_state(tmp_path / "whole", config))
-    assert np.isfinite(list(whole.values())).all()
-
-
-def test_sigterm_saves_says_so_and_continues(tmp_path, dataset):
-    process = start(tmp_path, dataset)
-    while last_step(tmp_path) < 5:
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.01)
+def terminate(process, workdir, reached):
+    """SIGTERM, after which the run saves and says how to go on."""
+    reach(process, workdir, reached)
     process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 128 + signal.SIGTERM, output
     assert "and saved. The same command continues it:" in output
-    assert "is done: step 90 of 90" in finish(start(tmp_path, dataset))
-    assert "was already done" in finish(start(tmp_path, dataset))
-    starts = json.loads((tmp_path / "environment.json").read_text())["starts"]
-    # What was already done is no start.
-    assert [start["changed"]["train.steps"] for start in starts] == [STEPS] * 2
+
+
+def test_killed_ten_times_and_stopped_equals_uninterrupted(tmp_path, dataset):
+    finish(start(tmp_path / "whole", dataset))
+    killed = tmp_path / "killed"
+    rng = random.Random(0)
+    moments = [None, *sorted(rng.sample(range(1, LAST), KILLS - 1))]
+    for reached in moments:
+        kill(start(killed, dataset), killed, reached)
+    terminate(start(killed, dataset), killed, LAST)
+    output = finish(start(killed, dataset))
+    assert "continuing from step" in output
+    assert f"is done: step {STEPS} of {STEPS}" in output
+    environment = (killed / "environment.json").read_text()
+    starts = json.loads(environment)["starts"]
+    assert KILLS + 1 <= len(starts) <= KILLS + 2, "the first was killed before or after it began"
+    assert {start["changed"]["train.steps"] for start in starts} == {STEPS}
     assert {start["recipe"] for start in starts} == {"configs/quickstart.py"}
+    assert "was already done" in finish(start(killed, dataset))
+    assert (killed / "environment.json").read_text() == environment, "that is no start"
+    expected = losses(tmp_path / "whole")
+    assert list(expected) == list(range(1, STEPS + 1))
+    assert losses(killed) == expected
+    config = with_settings(TINY, model=config_lib.ModelConfig(**MODEL, dtype="float32"))
+    assert_same(final_state(killed, config), final_state(tmp_path / "whole", config))
+    assert np.isfinite(list(expected.values())).all()
