@@ -139,9 +139,7 @@ class TensorBoardWriter:
     """Event files. Events past `start`, left by a killed run, are hidden by TensorBoard."""
 
     def __init__(self, directory: str, start: int):
-        from tensorboardX import SummaryWriter
-
-        self._writer = SummaryWriter(directory, purge_step=start + 1)
+        self._writer = _summary_writer()(directory, purge_step=start + 1)
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         for name, value in scalars.items():
@@ -157,6 +155,19 @@ class TensorBoardWriter:
 
     def close(self) -> None:
         self._writer.close()
+
+
+def _summary_writer() -> type:
+    """tensorboardX's SummaryWriter, without PyTorch: it takes what is there, and takes seconds."""
+    absent = "torch" not in sys.modules
+    if absent:
+        sys.modules["torch"] = None  # not to be imported
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if absent:
+            del sys.modules["torch"]
+    return SummaryWriter
 
 
 class TerminalWriter:
