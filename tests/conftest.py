@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 # Before jax starts: the tests of sharding need several devices, and none needs an accelerator. On
@@ -19,6 +20,12 @@ os.environ.setdefault("PJRT_NPROC", "16")
 # Compiling takes longer than the small models run. JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest tests
 # what users run.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1" and version("jaxlib").startswith("0.10."):
+    # XLA ends a process for a flag that it does not know, and other versions may not know this one.
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+# Every core has a worker of its own.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Many tests and the runs that they start compile the same programs: once is enough.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     cache = tempfile.mkdtemp(prefix="vmae-jax-cache-")

@@ -34,7 +34,7 @@ def start(workdir, dataset, *flags):
     """The command a user types, in a process group of its own; one device, as a user has."""
     settings = {
         "data.dataset": dataset, "data.views": 1, "train.steps": STEPS, "train.log_every": 1,
-        "train.checkpoint_every": 4, "data.stride": 2,
+        "train.checkpoint_every": 4, "data.stride": 2, "data.batch_size": 4,
         **{f"model.{name}": value for name, value in MODEL.items()},
     }  # fmt: skip
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
