@@ -8,8 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 # Before jax starts: the tests of sharding need several devices, and none needs an accelerator. On
-# one (JAX_PLATFORMS=cuda pytest tests/models) products of float32 are to be as exact as on CPUs.
+# one (JAX_PLATFORMS=cuda pytest tests/models) products of float32 are to be as exact as on CPUs,
+# and the workers share its memory.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
