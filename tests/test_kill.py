@@ -11,18 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import TINY, with_settings
+from fakes import TINY
 from test_train import assert_same, final_state, losses
 
-from vmae_jax import config as config_lib
 from vmae_jax.data import synthetic
 
 ROOT = Path(__file__).parents[1]
 KILLS, STEPS = 10, 180
 LAST = 100  # step until which it is killed: no run may end before the signal reaches it
-MODEL = {
-    "variant": "64x4x2x128+32x2x2x64", "patch_size": 8, "image_size": 32, "num_frames": 8,
-}  # fmt: skip
+SIZES = ("variant", "patch_size", "image_size", "num_frames")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +32,7 @@ def start(workdir, dataset, *flags):
     settings = {
         "data.dataset": dataset, "data.views": 1, "train.steps": STEPS, "train.log_every": 1,
         "train.checkpoint_every": 4, "data.stride": 2, "data.batch_size": 4,
-        **{f"model.{name}": value for name, value in MODEL.items()},
+        **{f"model.{name}": getattr(TINY.model, name) for name in SIZES},
     }  # fmt: skip
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     return subprocess.Popen(
@@ -114,6 +111,5 @@ def test_killed_ten_times_and_stopped_equals_uninterrupted(tmp_path, dataset):
     expected = losses(tmp_path / "whole")
     assert list(expected) == list(range(1, STEPS + 1))
     assert losses(killed) == expected
-    config = with_settings(TINY, model=config_lib.ModelConfig(**MODEL, dtype="float32"))
-    assert_same(final_state(killed, config), final_state(tmp_path / "whole", config))
+    assert_same(final_state(killed, TINY), final_state(tmp_path / "whole", TINY))
     assert np.isfinite(list(expected.values())).all()
