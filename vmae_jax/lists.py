@@ -184,7 +184,8 @@ def class_names(path: str) -> tuple[str, ...]:
             return of_json(json.loads(text))
         return _of_lines(path, [line for line in lines(text) if line.strip()])
     except ListError as error:
-        raise ListError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+        text = str(error)
+        raise ListError(text if text.startswith(str(path)) else f"{path}: {text}") from None
     except (ValueError, RecursionError, csv.Error) as error:
         raise ListError(f"{path}: names of classes cannot be read ({error})") from None
 
