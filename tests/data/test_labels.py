@@ -4,6 +4,7 @@ The videos are empty files: their names alone count here.
 """
 
 import os
+import re
 
 import pytest
 
