@@ -105,6 +105,17 @@ def table(
     return Table(rows, tuple(_guesses(path, places, delimiter, header)))
 
 
+def delimiter_of(header: str, names: Collection[str]) -> str:
+    """The one of ,;| and the tab with which the header of a table has a column of these names in
+    lower case; else the comma.
+    """
+    for delimiter in _DELIMITERS:
+        cells = next(csv.reader([header], delimiter=delimiter), [])
+        if any(cell.strip().lower() in names for cell in cells):
+            return delimiter
+    return ","
+
+
 def _header(
     line: str, columns: Mapping[str, Sequence[str]]
 ) -> tuple[dict[str, int], str, list[str]]:

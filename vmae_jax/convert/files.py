@@ -215,7 +215,7 @@ def read_names(path: str) -> tuple[str, ...]:
 
 def _json(path: str) -> Mapping[str, Any]:
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             content = json.load(file)
     except (ValueError, RecursionError, OSError) as error:
         raise ConversionError(f"{path}: is not JSON ({error})") from None
