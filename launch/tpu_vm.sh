@@ -80,6 +80,7 @@ cd "$(dirname "$0")/.."
 settings=${TPU_ENV:-launch/tpu.env}
 if [[ -e $settings ]]; then
   while IFS='=' read -r name value || [[ -n $name ]]; do
+    name=${name#$'\xef\xbb\xbf'} value=${value%$'\r'} # as editors on Windows write it
     if [[ $name == TPU_* && -z ${!name-} ]]; then printf -v "$name" %s "$value"; fi
   done <"$settings"
 fi

@@ -67,7 +67,9 @@ def test_a_folder_s_videos_are_those_with_a_video_s_suffix(tmp_path, caplog):
     ]  # fmt: skip
 
 
-def test_linked_folders_are_searched_once_and_unreadable_ones_are_errors(tmp_path, monkeypatch):
+def test_linked_folders_are_searched_once_and_unreadable_ones_are_errors(
+    tmp_path, monkeypatch, caplog
+):
     (tmp_path / "videos").mkdir()
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "a.mp4").touch()
@@ -77,6 +79,15 @@ def test_linked_folders_are_searched_once_and_unreadable_ones_are_errors(tmp_pat
     root = str(tmp_path / "videos")
     assert inputs.find([root]) == [f"{root}/linked/a.mp4"]
     assert [v.path for v in manifest.read_manifest(root).videos] == ["linked/a.mp4"]
+    # Of a link and the folder itself, the folder counts, whichever is the first by its name.
+    (tmp_path / "store" / "alias").symlink_to(tmp_path / "store" / "jump")
+    (tmp_path / "store" / "jump").mkdir()
+    (tmp_path / "store" / "jump" / "b.mp4").touch()
+    caplog.clear()
+    assert inputs.find([str(tmp_path / "store")]) == [
+        f"{tmp_path}/store/a.mp4", f"{tmp_path}/store/jump/b.mp4"
+    ]  # fmt: skip
+    assert "3 links to folders are left out" in caplog.text
 
     def locked(path):
         if str(path).endswith("linked"):
@@ -203,7 +214,7 @@ def test_names_come_from_the_file_else_from_the_checkpoint(model, tmp_path):
     ("content", "message"),
     [
         ("a\nb\n", "names 2 classes, the head tells 6 apart"),
-        ("[1, 2, 3, 4, 5, 6]", "or a JSON list of names"),
+        ("[1, 2, 3, 4, 5, 6]", "expected a list of names, or an object"),
         ("[broken", "names of classes cannot be read"),
         (None, "No such file"),
     ],

@@ -70,8 +70,9 @@ def define_labels_flag() -> None:
     flags.DEFINE_string(
         "labels",
         None,
-        "Names of the classes in their order: a text file with one per line, or a JSON list. "
-        "[those that the checkpoint holds, else numbers]",
+        "Names of the classes: a text file with one per line in their order; a table with the "
+        "columns number,name; a JSON list, {name: number} or {number: name}. [those that the "
+        "checkpoint holds, else numbers]",
     )
 
 

@@ -229,7 +229,7 @@ def cli() -> None:
     """Runs `main`; an error that the user can mend ends in one line."""
     from vmae_jax.checkpoint import CheckpointError
     from vmae_jax.convert.rules import ConversionError
-    from vmae_jax.data.build.manifest import BuildError
+    from vmae_jax.data.build.items import BuildError
     from vmae_jax.data.pipeline import TooManyBadRecords
     from vmae_jax.data.records import DatasetError, RecordError, ShardError
     from vmae_jax.metrics import DivergedError

@@ -7,7 +7,7 @@ A clip that cannot be read is reported, and the others still run.
   # the classes that a run was fine-tuned on
   python -m vmae_jax.predict --checkpoint=runs/mine clip.mp4 more_clips/ 'even/**/more.*'
 
-  # a public file, which does not name its classes: one name per line, or a JSON list
+  # a public file, which does not name its classes: one name per line, CSV or JSON
   python -m vmae_jax.predict --checkpoint=vit_b_k400.pth --labels=kinetics400.txt clip.mp4
 
   # as in the papers' tables, which average 5 x 3 views; for a program to read

@@ -155,6 +155,15 @@ def test_a_file_of_a_hugging_face_directory_has_its_config(tmp_path):
     )
     for name in ("", "model.safetensors", "pytorch_model.bin"):
         tiny_weights.same(load.load(tmp_path / "hf" / name), weights)
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    for labels, names, note in (
+        ({name: i for i, name in enumerate("abcde")}, tuple("abcde"), ()),  # the other way round
+        (dict(enumerate("abc")), (), ("its 3 names of classes are not those of 5 classes",)),
+    ):
+        config["id2label"] = labels
+        (tmp_path / "hf" / "config.json").write_text(json.dumps(config))
+        found = load.load(tmp_path / "hf")
+        assert (found.label_names, found.notes[-1:]) == (names, note)
 
 
 def test_a_contradicting_config_is_an_error(tmp_path):

@@ -13,7 +13,7 @@ from vmae_jax.config import Config, DataConfig, EvalConfig, ModelConfig
 from vmae_jax.data import synthetic
 from vmae_jax.data.build import BuildError, annotations, build
 from vmae_jax.data.build.benchmarks import BENCHMARKS, read_benchmark
-from vmae_jax.data.build.manifest import Manifest
+from vmae_jax.data.build.items import Manifest
 from vmae_jax.data.clips import Record
 from vmae_jax.data.evaluation import open_eval
 from vmae_jax.data.pipeline import open_clips

@@ -303,7 +303,7 @@ def test_csv_gives_labels_and_splits(videos, tmp_path):
         "move_up/move_up_000.mp4,,val\n"
         '"gone, with a comma.mp4",9,train\n'
     )
-    report = build(videos, tmp_path / "set", labels=str(table), workers=1)
+    report = build(videos, tmp_path / "set", labels=str(table), empty_labels="keep", workers=1)
     assert open_dataset(tmp_path / "set").label_names == ("9", "10")  # numbers sort as numbers
     assert {r.path: r.label for r in records(tmp_path / "set")} == {
         "zoom_in/zoom_in_000.mp4": 1,
@@ -314,6 +314,9 @@ def test_csv_gives_labels_and_splits(videos, tmp_path):
     assert missing["path"] == "gone, with a comma.mp4"
     assert "line 5" in missing["detail"]
     assert len(report.rejected["not labelled"]) == 17
+    (warning,) = report.warnings
+    assert "1 rows have no label, such as" in warning
+    assert "line 4; kept, and fine-tuning ends at them" in warning
 
 
 @pytest.mark.parametrize(

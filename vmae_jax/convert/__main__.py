@@ -57,7 +57,9 @@ _ALLOW_MISSING = flags.DEFINE_list(
 _LABEL_MAP = flags.DEFINE_string(
     "label_map", None, "JSON list: for each class of the output, its row of the input's head."
 )
-_LABELS = flags.DEFINE_string("labels", None, "Names of the classes: one per line, or a JSON list.")
+_LABELS = flags.DEFINE_string(
+    "labels", None, "Names of the classes: one per line, a table number,name, or JSON."
+)
 _HEADS = flags.DEFINE_integer(
     "heads", 0, "Attention heads, where the input does not say; 0 = by the table of variants."
 )

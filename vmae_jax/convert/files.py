@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from vmae_jax import lists
 from vmae_jax.convert import torch_io
 from vmae_jax.convert.rules import ConversionError, listed
 
@@ -201,25 +202,20 @@ def _config_beside(path: str) -> Mapping[str, Any]:
 
 
 def read_names(path: str) -> tuple[str, ...]:
-    """Names of classes in their order: one per line, empty lines left out, or a JSON list.
+    """Names of classes in their order; see `lists.class_names`.
 
     Raises:
-      ConversionError: if it is neither.
+      ConversionError: if the file is no such list.
     """
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            text = file.read()
-        names = json.loads(text) if text.lstrip()[:1] == "[" else text.splitlines()
-    except (ValueError, RecursionError, OSError) as error:
-        raise ConversionError(f"{path}: names of classes cannot be read ({error})") from None
-    if not all(isinstance(name, str) for name in names):
-        raise ConversionError(f"{path}: expected one name per line, or a JSON list of names")
-    return tuple(name.strip() for name in names if name.strip())
+        return lists.class_names(path)
+    except lists.ListError as error:
+        raise ConversionError(str(error)) from None
 
 
 def _json(path: str) -> Mapping[str, Any]:
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             content = json.load(file)
     except (ValueError, RecursionError, OSError) as error:
         raise ConversionError(f"{path}: is not JSON ({error})") from None

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from vmae_jax import checkpoint
+from vmae_jax import checkpoint, lists
 from vmae_jax.config import ClassifierConfig, Config, ConfigError, ModelConfig, from_config_dict
 from vmae_jax.convert import files, layouts, rules
 from vmae_jax.convert.layouts import Layout
@@ -90,8 +90,8 @@ def load(
         named = str(error).startswith(path)
         raise ConversionError(str(error) if named else f"{path}: {error}") from error
     described = f"{layout.described}, {source.described}"
-    labels = _label_names(source, layout)
-    return Weights(layout.kind, layout.model, params, labels, described, layout.notes)
+    labels, notes = _label_names(source, layout)
+    return Weights(layout.kind, layout.model, params, labels, described, layout.notes + notes)
 
 
 def _from_workdir(path: str) -> Weights:
@@ -143,18 +143,20 @@ def _name(layout: Layout, path: str) -> str:
     return next(rule.names[0] for rule in table if rule.path == path)
 
 
-def _label_names(source: files.Source, layout: Layout) -> tuple[str, ...]:
-    """What this package wrote, or id2label of config.json, where each class has a true name."""
+def _label_names(source: files.Source, layout: Layout) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What this package wrote, or id2label of config.json, where each class has a true name; and a
+    note where they are no names of these classes.
+    """
     head = layout.tensors.get(_name(layout, "head/bias")) if layout.kind == "classifier" else None
-    if head is None:
-        return ()
-    names = source.settings.get("label_names")
-    labels = source.settings.get("id2label")
-    if isinstance(labels, dict):
-        names = [labels.get(str(i)) for i in range(len(labels))]
-    if not isinstance(names, list) or len(names) != head.shape[0]:
-        return ()
-    if not all(isinstance(name, str) for name in names):
-        return ()
+    settings = source.settings
+    found = settings.get("id2label") or settings.get("label2id") or settings.get("label_names")
+    if head is None or not found:
+        return (), ()
+    try:
+        names = lists.of_json(found)
+    except lists.ListError as error:
+        return (), (f"its names of classes are not read: {error}",)
+    if len(names) != head.shape[0]:
+        return (), (f"its {len(names)} names of classes are not those of {head.shape[0]} classes",)
     unnamed = all(name == f"LABEL_{i}" for i, name in enumerate(names))
-    return () if unnamed else tuple(names)
+    return (() if unnamed else names), ()

@@ -59,7 +59,8 @@ def _videos(folder: str, leave_out: str) -> list[str]:
 def walk(folder: str, leave_out: str = "") -> list[str]:
     """The files of a folder and its subfolders in sorted order, hidden ones left out.
 
-    Links to folders are followed, each real folder once.
+    Links to folders are followed, each real folder once: under its own name where that lies in the
+    folder, else under the first link's. Links that this leaves out are logged.
 
     Raises:
       OSError: where a folder cannot be read.
@@ -69,16 +70,34 @@ def walk(folder: str, leave_out: str = "") -> list[str]:
         raise error
 
     paths: list[str] = []
+    links, again = [folder], []
     seen = {os.path.realpath(leave_out)} if leave_out else set()
-    for parent, subfolders, files in os.walk(folder, onerror=fail, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen and parent != folder:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        paths += [os.path.join(parent, name) for name in sorted(files) if name[0] != "."]
+    for link in links:  # grows
+        for parent, subfolders, files in os.walk(link, onerror=fail):
+            real = os.path.realpath(parent)
+            if real in seen and parent != folder:
+                subfolders.clear()
+                again += [link] * (parent == link)
+                continue
+            seen.add(real)
+            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+            inner = (os.path.join(parent, name) for name in subfolders)
+            links += [path for path in inner if os.path.islink(path)]
+            paths += [os.path.join(parent, name) for name in sorted(files) if name[0] != "."]
+    if again:
+        log.warning(
+            "%s: %d links to folders are left out, as these are searched already, such as %s",
+            folder, len(again), again[0],
+        )  # fmt: skip
+    if len(links) > 1:
+        paths.sort(key=_folders_last)
     return paths
+
+
+def _folders_last(path: str) -> list[tuple[bool, str]]:
+    """Sorts as one walk does: a folder's files, then its subfolders."""
+    *folders, name = path.split(os.sep)
+    return [*((True, folder) for folder in folders), (False, name)]
 
 
 def interleave(jobs: Sequence[Iterator[T]], threads: int) -> Iterator[T]:

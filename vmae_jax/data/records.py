@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import fsspec
 
+from vmae_jax import lists
 from vmae_jax.data.shards import (
     FOOTER_SIZE,
     HEADER_SIZE,
@@ -196,7 +197,21 @@ def open_dataset(path: str | os.PathLike, split: str = "train") -> Dataset:
 
 
 def _label_names(path: str) -> tuple[str, ...]:
+    """Names of the classes; of TFDS's features.json, where it is there, how many there are."""
     try:
-        return tuple(_read_text(_join(path, "label.labels.txt")).splitlines())
+        names = tuple(
+            lists.lines(_read_text(_join(path, "label.labels.txt")).removeprefix("\ufeff"))
+        )
     except FileNotFoundError:
         return ()
+    try:
+        label = json.loads(_read_text(_join(path, "features.json")))["featuresDict"]["features"]
+        count = int(label["label"]["classLabel"]["numClasses"])
+    except (FileNotFoundError, KeyError, TypeError, ValueError):
+        return names
+    if len(names) != count:
+        raise DatasetError(
+            f"{path}: label.labels.txt names {len(names)} classes, features.json has {count}: a "
+            "name holds a line break; rename the class and build the dataset again"
+        )
+    return names

@@ -88,6 +88,17 @@ def test_the_three_formats_say_the_same(tmp_path):
         "ü", "gs://bucket/c.mp4", 10**12, "two\nlines")  # fmt: skip
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_a_delimiter_is_that_of_the_header(tmp_path, caplog, delimiter):
+    rows = (("ID", "Path", "hashtags"), ("A\u2028B", "a,1.mp4", "dance, fun"), ("C", "c.mp4", ""))
+    content = "\r\n".join(map(delimiter.join, rows)).encode("utf-8-sig")
+    (tmp_path / "m.csv").write_bytes(content)
+    a, c = read_items(str(tmp_path / "m.csv")).items
+    assert (a.id, a.path, a.hashtags) == ("A\u2028B", "a,1.mp4", ("dance", "fun"))
+    assert (c.id, c.path, c.line) == ("C", "c.mp4", 3)
+    assert f"columns are separated by {delimiter!r}, as in line 1" in caplog.text
+
+
 def test_lines_are_those_of_the_file(tmp_path):
     content = 'path,caption\na,"x\ny"\n\nb,\n,z\n'
     table = read_items(text(tmp_path, content))

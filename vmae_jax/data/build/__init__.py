@@ -1,8 +1,9 @@
 """Raw videos to a dataset directory of shards: `build`, or python -m vmae_jax.data.build.
 
-Stages: manifest.py lists the videos (benchmarks.py: those of a labelled benchmark, by way of
-annotations.py), tasks.py builds one shard by way of transcode.py, builder.py schedules the shards
-and writes TFDS's metadata, report.py adds up what was kept and what was not.
+Stages: manifest.py lists the videos by way of folders.py and labels.py (benchmarks.py: those of a
+labelled benchmark, by way of annotations.py), tasks.py builds one shard by way of transcode.py,
+builder.py schedules the shards and writes TFDS's metadata, report.py adds up what was kept and what
+was not.
 """
 
 import collections
@@ -20,7 +21,8 @@ from typing import Any
 import av
 
 from vmae_jax.data.build.benchmarks import MAX_MISSING, read_benchmark
-from vmae_jax.data.build.manifest import BuildError, Manifest, Video, read_manifest
+from vmae_jax.data.build.items import BuildError, Manifest, Video
+from vmae_jax.data.build.manifest import EMPTY_LABELS, read_manifest
 from vmae_jax.data.build.report import Report, make_report
 from vmae_jax.data.build.tasks import ShardTask, write_json
 from vmae_jax.data.build.transcode import Encoding
@@ -41,7 +43,8 @@ def build(
     out: str | os.PathLike,
     *,
     labels: str | None = None,
-    split: str = "train",
+    split: str | None = None,
+    empty_labels: str = EMPTY_LABELS[0],
     benchmark: str | None = None,
     annotations: str | None = None,
     label_map: str | None = None,
@@ -64,7 +67,7 @@ def build(
     that call this need the usual `if __name__ == "__main__":`, as it starts processes.
 
     Args:
-      videos, labels, split: see `manifest.read_manifest`.
+      videos, labels, split, empty_labels: see `manifest.read_manifest`.
       benchmark, annotations, label_map, max_missing: see `benchmarks.read_benchmark`, which decides
         labels and splits if a benchmark is named.
       out: directory on a file system that all workers share.
@@ -85,13 +88,13 @@ def build(
     encoding = Encoding(codec, short_side, segment_seconds, max_pixels, max_frames)
     videos, out = os.fspath(videos), check(out, encoding, name, num_shards, workers)
     if benchmark:
-        if labels or split != "train":
+        if labels or split:
             raise BuildError("--benchmark: has labels and splits of its own; leave yours away")
         manifest = read_benchmark(benchmark, videos, annotations, label_map, max_missing)
     elif annotations or label_map:
         raise BuildError("--annotations, --label_map: are read with --benchmark only")
     else:
-        manifest = read_manifest(videos, labels, split)
+        manifest = read_manifest(videos, labels, split, empty_labels)
     for warning in manifest.warnings:
         log.warning(warning)
     with sole_builder(out):

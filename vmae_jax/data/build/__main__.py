@@ -42,6 +42,7 @@ from absl import app, flags, logging
 from vmae_jax import command
 from vmae_jax.data.build import BuildError, build
 from vmae_jax.data.build.benchmarks import BENCHMARKS, MAX_MISSING
+from vmae_jax.data.build.manifest import EMPTY_LABELS
 from vmae_jax.data.build.transcode import Encoding
 from vmae_jax.data.clips import CODECS
 
@@ -55,13 +56,21 @@ _OUT = flags.DEFINE_string("out", None, "Dataset directory to make or to finish.
 _LABELS = flags.DEFINE_string(
     "labels",
     None,
-    "'folders': the class is the name of a video's folder; or a CSV: "
+    "'folders': the class is the name of a video's folder; or a table with the columns "
     "path,label[,split]. Without it, videos have no label.",
+)
+_EMPTY_LABELS = flags.DEFINE_enum(
+    "empty_labels",
+    EMPTY_LABELS[0],
+    EMPTY_LABELS,
+    "Rows of the table without a label: left out, or kept as videos without one.",
 )
 _SPLIT = flags.DEFINE_string(
     "split",
-    "train",
-    "Name of the split, or shares as train:0.9,val:0.1; a CSV's split column decides instead.",
+    None,
+    "Name of the split; shares as train:0.9,val:0.1; or 'folders': those named train, val, test. A "
+    "table's column split decides instead. [with --labels=folders, such folders above those of the "
+    "classes; else train]",
 )
 _BENCHMARK = flags.DEFINE_string(
     "benchmark",
@@ -133,6 +142,7 @@ def main(argv: list[str]) -> None:
             _OUT.value,
             labels=_LABELS.value,
             split=_SPLIT.value,
+            empty_labels=_EMPTY_LABELS.value,
             benchmark=_BENCHMARK.value,
             annotations=_ANNOTATIONS.value,
             label_map=_LABEL_MAP.value,

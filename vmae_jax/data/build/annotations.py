@@ -13,7 +13,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from vmae_jax.data.build.manifest import BuildError
+from vmae_jax.data.build.items import BuildError
 
 _NUMBER = re.compile("[0-9]{1,6}")
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vmae_jax.data.build.manifest import BuildError
+from vmae_jax.data.build.items import BuildError
 
 
 def pipeline_options(options: str) -> Any:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from vmae_jax.data import inputs
 from vmae_jax.data.build import annotations as owners
 from vmae_jax.data.build.annotations import Entry, Listing
-from vmae_jax.data.build.manifest import BuildError, Manifest, Video, list_paths, order
+from vmae_jax.data.build.items import BuildError, Manifest, Video, order
+from vmae_jax.data.build.manifest import list_paths
 
 MAX_MISSING = 0.1
 

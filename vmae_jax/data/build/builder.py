@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from vmae_jax.data.build import beam
-from vmae_jax.data.build.manifest import BuildError
+from vmae_jax.data.build.items import BuildError
 from vmae_jax.data.build.tasks import ShardTask
 from vmae_jax.data.clips import Record
 from vmae_jax.data.cores import cores

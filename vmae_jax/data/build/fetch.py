@@ -9,7 +9,7 @@ from typing import IO
 
 import fsspec
 
-from vmae_jax.data.build.manifest import BuildError
+from vmae_jax.data.build.items import BuildError
 from vmae_jax.data.shards import is_url
 from vmae_jax.data.videos import VideoError
 

@@ -1,123 +1,86 @@
 """Which videos go into a data set, with labels and splits: checked before any work."""
 
-import csv
-import dataclasses
-import hashlib
-import json
+import collections
 import os
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
+from vmae_jax import lists
 from vmae_jax.data import inputs
+from vmae_jax.data.build import folders
+from vmae_jax.data.build.items import BuildError, Manifest, Video, order
+from vmae_jax.data.build.labels import Row, check_split_name, located, read_rows
+
+EMPTY_LABELS = ("drop", "keep")
+
+_Rejected = tuple[str, str, str]  # path, reason, detail
 
 
-class BuildError(ValueError):
-    """A build that cannot start or end; the message is one line that says what to do."""
+def read_manifest(
+    videos: str,
+    labels: str | None = None,
+    split: str | None = None,
+    empty_labels: str = EMPTY_LABELS[0],
+) -> Manifest:
+    """Lists the videos with their labels and splits; `warnings` has what was guessed.
 
-
-@dataclasses.dataclass(frozen=True)
-class Cut:
-    """A stretch of a video that becomes a record of its own, with what is known of it."""
-
-    id: str  # of the record
-    start: float  # seconds from the first frame
-    end: float
-    metadata: str = "{}"  # JSON
-
-
-@dataclasses.dataclass(frozen=True)
-class Video:
-    """A source file: its path relative to the root; size (bytes) and time show a change."""
-
-    path: str
-    size: int
-    mtime_ns: int
-    split: str = "train"
-    label: int = -1
-    label_name: str = ""
-    cuts: tuple[Cut, ...] = ()  # in order, apart; none = as `Encoding.segment_seconds` says
-    digest: str = ""  # SHA-256 of the bytes that the cuts are of; '' = not asked
-
-    def described(self) -> dict[str, Any]:
-        """What decides its records, for a plan in JSON: of the cuts only a digest."""
-        values = dataclasses.asdict(self)
-        cuts = json.dumps(values.pop("cuts"), sort_keys=True).encode()
-        return values | {"cuts": hashlib.sha256(cuts).hexdigest() if self.cuts else ""}
-
-
-@dataclasses.dataclass(frozen=True)
-class Manifest:
-    """What was asked for: `videos` exist; `rejected` are (path, reason, detail) left out by now.
-
-    `warnings` say in a line each what is not as it should be.
-    """
-
-    root: str
-    videos: tuple[Video, ...]
-    rejected: tuple[tuple[str, str, str], ...]
-    label_names: tuple[str, ...]
-    warnings: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Row:
-    label: str
-    split: str
-    line: int
-
-
-def read_manifest(videos: str, labels: str | None = None, split: str = "train") -> Manifest:
-    """Lists the videos with their labels and splits.
+    Classes are numbered in sorted order. Names in several Unicode forms are one class.
 
     Args:
       videos: a folder, searched by `inputs.walk`, or a text file with one path per line, relative
         to that file.
-      labels: None, 'folders' (a video's class is the name of the folder it lies in; classes are
-        numbered in sorted order), or a CSV file with the columns path, label and perhaps split.
-      split: one name for all, or shares such as 'train:0.9,val:0.1'; a CSV's column goes first.
+      labels: None, 'folders' (a video's class is the name of the folder it lies in; files beside
+        which no video lies are left out), or a table with the columns path, label and perhaps
+        split; see `labels.located`.
+      split: one name for all; shares such as 'train:0.9,val:0.1'; or 'folders', the folders that
+        `folders.SPLITS` names. None = a table's column split, which goes before all of these; else
+        folders above those of the classes; else 'train'.
+      empty_labels: whether rows without a label are left out ('drop') or built without ('keep').
 
     Raises:
       BuildError: where an input is missing or malformed, or no video is left.
     """
+    if split not in (None, "folders"):
+        parse_split(split)
     root, paths = list_paths(videos)
-    rows = _read_csv(labels, Path(root)) if labels and labels != "folders" else None
-    if rows is None:
-        wanted = paths
-        rejected = []
-    else:
-        listed = set(paths)
-        wanted = sorted(rows)
+    rows, warnings = None, []
+    rejected: list[_Rejected] = []
+    if labels and labels != "folders":
+        rows, warnings = _rows(labels, root, paths, os.path.isfile(videos))
         rejected = [(p, "not labelled", f"no row in {labels}") for p in paths if p not in rows]
-        # A list decides what is taken; in a folder a row without a file shows below as missing.
-        if os.path.isfile(videos):
-            wanted = [p for p in wanted if p in listed]
-    found: dict[str, os.stat_result] = {}
-    for path in wanted:
-        file = os.path.join(root, path)
-        if os.path.isfile(file):
-            found[path] = os.stat(file)
-        else:
-            where = f"{labels}, line {rows[path].line}" if rows else videos
-            rejected.append((path, "missing file", f"named in {where}"))
+    found, missing = _stats(root, paths if rows is None else sorted(rows))
+    rejected += [
+        (p, "missing file", f"named in {rows[p].where if rows else videos}") for p in missing
+    ]
     if not found:
-        raise BuildError(f"{videos}: no video files found ({len(rejected)} left out or missing)")
-
-    names = _label_of(found, rows, labels, root)
+        example = f", such as {missing[0]}" if missing else ""
+        raise BuildError(
+            f"{videos}: no video files found ({len(rejected)} left out or missing{example})"
+        )
+    names, dropped, more = _names_of(root, found, rows, labels, empty_labels)
+    splits, notes = _splits_of(root, names, rows, labels, split)
+    beside = [(p, "not in a split folder", "and no video") for p in names if p not in splits]
     classes = _classes(names.values())
-    splits = _splits_of(found, rows, split)
     entries = [
-        Video(p, s.st_size, s.st_mtime_ns, splits[p], classes.get(names[p], -1), names[p])
-        for p, s in found.items()
+        Video(p, found[p].st_size, found[p].st_mtime_ns, splits[p], classes.get(name, -1), name)
+        for p, name in names.items()
+        if p in splits
     ]
     return Manifest(
-        root, tuple(sorted(entries, key=order)), tuple(sorted(rejected)), tuple(classes)
+        root,
+        tuple(sorted(entries, key=order)),
+        tuple(sorted([*rejected, *dropped, *beside])),
+        tuple(classes),
+        (*warnings, *more, *notes),
     )
 
 
-def order(video: Video) -> str:
-    """A fixed shuffle: shards mix the classes, and do not depend on how the videos were listed."""
-    return hashlib.sha256(video.path.encode(errors="surrogateescape")).hexdigest()
+def _stats(root: str, paths: Iterable[str]) -> tuple[dict[str, os.stat_result], list[str]]:
+    """What is known of each file, and the paths without one."""
+    files = {path: os.path.join(root, path) for path in paths}
+    found = {path: os.stat(file) for path, file in files.items() if os.path.isfile(file)}
+    return found, [path for path in files if path not in found]
 
 
 def list_paths(videos: str, leave_out: str = "") -> tuple[str, list[str]]:
@@ -135,10 +98,10 @@ def list_paths(videos: str, leave_out: str = "") -> tuple[str, list[str]]:
     if not source.is_file():
         raise BuildError(f"--videos={videos}: no such folder or list file")
     try:
-        lines = source.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
+        lines = lists.lines(lists.read(videos))
+    except lists.ListError as error:
         raise BuildError(
-            f"--videos={videos}: expected a folder, or a text file with one path per line"
+            f"--videos={videos}: expected a folder, or a text file with one path per line ({error})"
         ) from error
     root = source.resolve().parent
     return str(root), sorted({_relative(line.strip(), root) for line in lines if line.strip()})
@@ -152,86 +115,131 @@ def _relative(path: str, root: Path) -> str:
     return Path(os.path.normpath(path)).as_posix()
 
 
-def _read_csv(labels: str, root: Path) -> dict[str, _Row]:
-    try:
-        with open(labels, newline="", encoding="utf-8-sig") as file:
-            return _parse_csv(csv.reader(file), labels, root)
-    except FileNotFoundError as error:
-        raise BuildError(f"--labels={labels}: no such file; expected 'folders' or a CSV") from error
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise BuildError(f"--labels={labels}: not a readable CSV ({error})") from error
+# ---- Labels ----
 
 
-def _parse_csv(reader: Iterable[list[str]], labels: str, root: Path) -> dict[str, _Row]:
-    header = [name.strip() for name in next(iter(reader), [])]
-    if header not in (["path", "label"], ["path", "label", "split"]):
-        raise BuildError(
-            f"{labels}, line 1: found the columns {','.join(header)!r}; expected path,label or "
-            "path,label,split"
-        )
-    rows: dict[str, _Row] = {}
-    for cells in reader:
-        line = reader.line_num
-        if not cells:
-            continue
-        if len(cells) != len(header):
-            raise BuildError(
-                f"{labels}, line {line}: found {len(cells)} columns, expected {len(header)} "
-                f"({','.join(header)}); put a path that holds a comma in double quotes"
-            )
-        path, label, *split = (cell.strip() for cell in cells)
-        if not path or split == [""]:
-            raise BuildError(f"{labels}, line {line}: the {'split' if path else 'path'} is empty")
-        path = _relative(path, root)
-        if path in rows:
-            raise BuildError(f"{labels}, line {line}: {path} is on line {rows[path].line} too")
-        if split:
-            _check_split_name(split[0], f"{labels}, line {line}")
-        rows[path] = _Row(label, split[0] if split else "", line)
-    if not rows:
-        raise BuildError(f"{labels}: there is a header but no row")
-    return rows
+def _rows(
+    labels: str, root: str, paths: list[str], listed_only: bool
+) -> tuple[dict[str, Row], list[str]]:
+    """The rows of a table by the paths of their videos; of a list of videos, only those in it."""
+    listed = set(paths)
+    rows, notes = read_rows(labels, lambda path: _relative(path, Path(root)))
+
+    def exists(path: str) -> bool:
+        return path in listed or (not listed_only and os.path.isfile(os.path.join(root, path)))
+
+    rows, more = located(rows, labels, listed, exists)
+    # A list decides what is taken; in a folder a row without a file shows as missing.
+    return {p: row for p, row in rows.items() if p in listed or not listed_only}, notes + more
 
 
-def _label_of(
-    found: Iterable[str], rows: Mapping[str, _Row] | None, labels: str | None, root: str
-) -> dict[str, str]:
+def _names_of(
+    root: str,
+    found: Collection[str],
+    rows: Mapping[str, Row] | None,
+    labels: str | None,
+    empty_labels: str,
+) -> tuple[dict[str, str], list[_Rejected], list[str]]:
+    """The class of each video, '' = none; what is left out; warnings."""
     if rows is not None:
-        return {path: rows[path].label for path in found}
-    if labels != "folders":
-        return dict.fromkeys(found, "")
-    names = {path: Path(path).parent.name for path in found}
-    loose = sorted(path for path, name in names.items() if not name)
-    if loose:
-        raise BuildError(
-            f"--labels=folders: {len(loose)} files lie in no class folder of {root}: "
-            f"{', '.join(loose[:5])}; move them into one, or use --labels=CSV"
-        )
-    return names
+        # In the order of the rows, so that the first spelling counts.
+        names = {path: row.label for path, row in rows.items() if path in found}
+        names, dropped, notes = _without_empty(names, rows, empty_labels)
+        names, more = _spelled(names, lambda path: rows[path].where)
+    elif labels == "folders":
+        names, dropped, notes = folders.classes_of(root, list(found))
+        names, more = _spelled(names, lambda path: f"the folder of {path}")
+    else:
+        return dict.fromkeys(found, ""), [], []
+    return names, dropped, notes + more
+
+
+def _without_empty(
+    names: dict[str, str], rows: Mapping[str, Row], empty_labels: str
+) -> tuple[dict[str, str], list[_Rejected], list[str]]:
+    if empty_labels not in EMPTY_LABELS:
+        raise BuildError(f"--empty_labels={empty_labels}: expected {' or '.join(EMPTY_LABELS)}")
+    empty = [path for path, name in names.items() if not name]
+    if not empty:
+        return names, [], []
+    found = f"{len(empty)} rows have no label, such as {rows[empty[0]].where}"
+    if empty_labels == "keep":
+        note = "kept, and fine-tuning ends at them; --empty_labels=drop leaves them out"
+        return names, [], [f"{found}; {note}"]
+    if len(empty) == len(names):
+        raise BuildError(f"{found}; leave --labels away, or give --empty_labels=keep")
+    dropped = [(path, "not labelled", f"no label in {rows[path].where}") for path in empty]
+    note = "left out; --empty_labels=keep keeps them without a label"
+    return {path: name for path, name in names.items() if name}, dropped, [f"{found}; {note}"]
+
+
+def _spelled(
+    names: Mapping[str, str], where: Callable[[str], str]
+) -> tuple[dict[str, str], list[str]]:
+    """The names with one spelling for each class, the first one; a line on those that look alike.
+
+    Raises:
+      BuildError: where a dataset directory cannot hold a name.
+    """
+    first: dict[str, str] = {}
+    merged = collections.defaultdict(set)
+    spelled = {}
+    for path, name in names.items():
+        fault = lists.fault(name.strip()) if name else ""
+        if fault:
+            raise BuildError(
+                f"{where(path)}: the class {name.strip()!r:.99} {fault}; expected a name on one "
+                "line of Unicode text"
+            )
+        spelled[path] = first.setdefault(lists.composed(name), name.strip())
+        if spelled[path] != name:
+            merged[spelled[path]].add(name)
+    warnings = [
+        f"the class {name!a} is spelled as {', '.join(map(ascii, sorted(others)))} too"
+        for name, others in sorted(merged.items())
+    ]
+    return spelled, warnings + list(_alike(set(first.values()) - {""}))
+
+
+def _alike(names: set[str]) -> Iterable[str]:
+    """A line for each group of classes that people may mean as one."""
+    groups = collections.defaultdict(list)
+    for name in sorted(names):
+        folded = unicodedata.normalize("NFKC", name).casefold().replace("_", " ")
+        folded = folded.lstrip("0") if folded.isdigit() else " ".join(folded.split())
+        groups[folded].append(name)
+    for group in groups.values():
+        if len(group) > 1:
+            yield f"{len(group)} classes look alike: {', '.join(map(repr, group[:5]))}"
+    hidden = [name for name in sorted(names) if _hides(name)]
+    if hidden:
+        yield f"{len(hidden)} classes hold characters that do not show: {hidden[0]!a:.99}, ..."
+
+
+def _hides(name: str) -> bool:
+    return any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in name)
 
 
 def _classes(names: Iterable[str]) -> dict[str, int]:
     """Class numbers in sorted order; names that are all numbers sort as numbers, so 0..K-1 stay."""
-    distinct = set(names) - {""}
-    numeric = all(name.isascii() and name.isdigit() for name in distinct)
-    return {name: i for i, name in enumerate(sorted(distinct, key=int if numeric else None))}
+    distinct = sorted(set(names) - {""})
+    if all(name.isascii() and name.isdigit() for name in distinct):
+        distinct.sort(key=lambda name: (len(name.lstrip("0")), name.lstrip("0")))
+    return {name: i for i, name in enumerate(distinct)}
 
 
-def _check_split_name(name: str, where: str) -> None:
-    # TFDS puts the name into file names and gives 'all' and brackets a meaning of their own.
-    if not (name.isascii() and name.replace("_", "").isalnum()) or name == "all":
-        raise BuildError(f"{where}: split {name!r}: expected letters, digits and '_', not 'all'")
+# ---- Splits ----
 
 
 def parse_split(split: str) -> dict[str, float]:
     """'train' -> {'train': 1.0}; 'train:0.9,val:0.1' -> both shares, which must add up to 1."""
     if ":" not in split:
-        _check_split_name(split, f"--split={split}")
+        check_split_name(split, f"--split={split}")
         return {split: 1.0}
     shares = {}
     for part in split.split(","):
         name, _, share = part.strip().partition(":")
-        _check_split_name(name, f"--split={split}")
+        check_split_name(name, f"--split={split}")
         try:
             shares[name] = float(share)
         except ValueError as error:
@@ -243,13 +251,44 @@ def parse_split(split: str) -> dict[str, float]:
     return shares
 
 
-def _splits_of(found: Iterable[str], rows: Mapping[str, _Row] | None, split: str) -> dict[str, str]:
-    shares = parse_split(split)
+def _splits_of(
+    root: str,
+    paths: Iterable[str],
+    rows: Mapping[str, Row] | None,
+    labels: str | None,
+    split: str | None,
+) -> tuple[dict[str, str], list[str]]:
+    """The split of each video, and a line on what decided it where that may surprise."""
+    paths = sorted(paths)
     if rows is not None and any(row.split for row in rows.values()):
-        return {path: rows[path].split for path in found}
-    shuffled = sorted(found, key=lambda path: order(Video(path, 0, 0)))
+        notes = [f"{labels}: its column split decides, not --split={split}"] if split else []
+        return {path: rows[path].split for path in paths}, notes
+    by_folder = split == "folders" or (labels == "folders" and split is None)
+    try:
+        found, names = folders.splits_of(root, paths, above_classes=labels == "folders")
+    except BuildError:
+        if by_folder:
+            raise
+        found, names = {}, []
+    said, splits = ", ".join(names), ", ".join(sorted(set(found.values())))
+    if split == "folders" or (by_folder and found):
+        if not found:
+            known = ", ".join(folders.SPLITS)
+            raise BuildError(f"--split=folders: {root} has no folder of the names {known}")
+        folders.check_beside(root, paths, found, said)
+        return found, [f"the folders {said} are the splits {splits}; --split=NAME makes them one"]
+    split = split or "train"
+    merged = [
+        f"the folders {said} are no splits here, their videos go to {split} alike; "
+        "--split=folders makes them splits"
+    ]
+    return _shared(paths, split), merged if len(set(found.values())) > 1 else []
+
+
+def _shared(paths: Iterable[str], split: str) -> dict[str, str]:
+    shuffled = sorted(paths, key=lambda path: order(Video(path, 0, 0)))
     splits, end, share_sum = {}, 0, 0.0
-    for name, share in shares.items():
+    for name, share in parse_split(split).items():
         share_sum += share
         start, end = end, round(share_sum * len(shuffled))
         splits |= dict.fromkeys(shuffled[start:end], name)

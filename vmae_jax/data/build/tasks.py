@@ -10,7 +10,7 @@ from typing import Any
 
 from vmae_jax import whole
 from vmae_jax.data.build.fetch import local_file, locate
-from vmae_jax.data.build.manifest import Video
+from vmae_jax.data.build.items import Video
 from vmae_jax.data.build.transcode import Encoding, transcode
 from vmae_jax.data.clips import Record
 from vmae_jax.data.shards import ShardError, ShardWriter, index_path, read_index

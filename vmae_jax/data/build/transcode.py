@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from vmae_jax.data.build.manifest import Cut
+from vmae_jax.data.build.items import Cut
 from vmae_jax.data.clips import Record
 from vmae_jax.data.videos import MAX_PIXELS, SHORT_SIDE, Source, constant_rate
 

@@ -16,7 +16,7 @@ import numpy as np
 from vmae_jax.data import build
 from vmae_jax.data.build.beam import pipeline_options
 from vmae_jax.data.build.fetch import locate
-from vmae_jax.data.build.manifest import Cut, Manifest, Video, order
+from vmae_jax.data.build.items import Cut, Manifest, Video, order
 from vmae_jax.data.build.transcode import Encoding
 from vmae_jax.data.curate import gates, hashtags, known, looks, manifest, subsets, unique
 from vmae_jax.data.curate.examine import ExamineSettings

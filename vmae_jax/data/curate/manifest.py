@@ -5,7 +5,9 @@ import csv
 import dataclasses
 import hashlib
 import hmac
+import itertools
 import json
+import logging
 import math
 import os
 import re
@@ -16,8 +18,11 @@ from typing import Any, TextIO
 
 import fsspec
 
+from vmae_jax import lists
 from vmae_jax.data.curate.items import CurationError, Item
 from vmae_jax.data.curate.roots import CONTROL, MAX_PATH, PathRefused, Root
+
+log = logging.getLogger(__name__)
 
 MAX_LISTED = 1000  # bad rows that are listed; all are counted
 MAX_FIELD = 1 << 17  # characters of a cell, the limit of Python's reader of CSV too
@@ -289,8 +294,8 @@ class _Lines:
 def _csv(manifest: str) -> Iterator[_Row]:
     with _open_text(manifest) as file:
         lines = _Lines(file)
-        reader = csv.reader(lines)
-        header = _columns(manifest, _header(manifest, reader))
+        reader, names = _table(manifest, lines)
+        header = _columns(manifest, names)
         while True:
             first = lines.number + 1
             try:
@@ -303,13 +308,23 @@ def _csv(manifest: str) -> Iterator[_Row]:
             if len(cells) == len(header):
                 yield first, dict(zip(header, cells, strict=True))
             elif cells:
-                found = f"found {len(cells)}, expected {len(header)}; a cell that holds a comma"
-                yield first, _Bad("wrong number of columns", f"{found} goes in double quotes")
+                found = (
+                    f"found {len(cells)}, expected {len(header)}; a cell that holds what separates"
+                )
+                yield first, _Bad("wrong number of columns", f"{found} cells goes in double quotes")
 
 
-def _header(manifest: str, reader: Iterator[list[str]]) -> list[str]:
+def _table(manifest: str, lines: Iterator[str]) -> tuple[Iterator[list[str]], list[str]]:
+    """The rows, separated as the header is, and the header."""
     try:
-        return next(reader, [])
+        first = next(lines, "")
+        delimiter = lists.delimiter_of(first, ("path", "url"))
+        if delimiter != ",":
+            log.warning(
+                "--manifest=%s: columns are separated by %r, as in line 1", manifest, delimiter
+            )
+        reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter)
+        return reader, next(reader, [])
     except _Bad as error:
         raise CurationError(f"--manifest={manifest}, line 1: {error.detail}") from error
 
@@ -332,7 +347,7 @@ def _columns(manifest: str, names: Iterable[str]) -> list[str]:
     if "path" not in columns or not all(map(_is_unicode, columns)):
         raise CurationError(
             f"--manifest={manifest}: no column path; found {shown or 'nothing'}; expected path or "
-            f"url, and perhaps {', '.join(_KNOWN[1:])}, as UTF-8 text with commas"
+            f"url, and perhaps {', '.join(_KNOWN[1:])}, as UTF-8 text between ',', ';', '|' or tabs"
         )
     twice = [name for name, count in collections.Counter(columns).items() if count > 1]
     if twice:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from vmae_jax.data.build.beam import pipeline_options, runner_of
-from vmae_jax.data.build.manifest import BuildError
+from vmae_jax.data.build.items import BuildError
 from vmae_jax.data.curate import pairs
 from vmae_jax.data.curate.items import CurationError
 from vmae_jax.data.curate.pairs import Limits, Rows, Table

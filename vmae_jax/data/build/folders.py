@@ -1,0 +1,152 @@
+"""What the folders say that videos lie in: classes, and splits above them."""
+
+import collections
+import mimetypes
+import os
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from vmae_jax.data import inputs
+from vmae_jax.data.build.items import BuildError
+from vmae_jax.data.videos import Source, VideoError
+
+# Folders of this name, in any case, are that split, as torchvision and Hugging Face name them.
+SPLITS = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
+
+class Classes(NamedTuple):
+    """The class of each video by its path; (path, reason, detail) of other files; warnings."""
+
+    names: dict[str, str]
+    rejected: list[tuple[str, str, str]]
+    warnings: list[str]
+
+
+def classes_of(root: str, paths: Sequence[str]) -> Classes:
+    """A class is a folder that holds a video; files elsewhere are left out.
+
+    Raises:
+      BuildError: where a video lies in no folder, or no folder holds one.
+    """
+    by_folder = collections.defaultdict(list)
+    for path in paths:
+        by_folder[os.path.dirname(path)].append(path)
+    held = {f for f, files in by_folder.items() if any(_is_video(root, p) for p in _likely(files))}
+    if "" in held:
+        loose = [path for path in by_folder[""] if _is_video(root, path)]
+        raise BuildError(
+            f"--labels=folders: {len(loose)} files lie in no class folder of {root}: "
+            f"{', '.join(loose[:5])}; move them into one, or use --labels=CSV"
+        )
+    if not held:
+        raise BuildError(f"--labels=folders: no folder of {root} holds a video")
+    names = {path: os.path.basename(f) for f in held for path in by_folder[f]}
+    others = [path for path in paths if path not in names]
+    return Classes(
+        {path: names[path] for path in paths if path in names},
+        [(path, "not in a class folder", "no video lies beside it") for path in others],
+        [f"--labels=folders: {text}" for text in _remarks(held, others)],
+    )
+
+
+def _remarks(held: Collection[str], others: Sequence[str]) -> Iterable[str]:
+    if others:
+        yield (
+            f"{len(others)} files beside which no video lies are left out, and make no class: "
+            f"{_listed(others)}"
+        )
+    inner = sorted(f for f in held if any(str(p) in held for p in PurePosixPath(f).parents))
+    if inner:
+        yield f"{len(inner)} classes lie in folders of other classes: {_listed(inner)}"
+    names = {os.path.basename(folder) for folder in held}
+    if {name.lower() for name in names} <= SPLITS.keys():
+        yield (
+            f"the classes are {_listed(sorted(names))}, as if they were splits; for splits without "
+            "classes give --split=folders and no --labels"
+        )
+
+
+def _likely(files: Sequence[str]) -> list[str]:
+    """Files from the one that shows the soonest whether there is a video among them."""
+    return sorted(files, key=lambda path: not path.lower().endswith(inputs.SUFFIXES))
+
+
+def _is_video(root: str, path: str) -> bool:
+    """By its name, or, where the name says nothing, by its content."""
+    if path.lower().endswith(inputs.SUFFIXES):
+        return True
+    kind = mimetypes.guess_type(path)[0] or ""
+    if kind.partition("/")[0] in ("image", "text", "audio"):
+        return False
+    try:
+        with Source(os.path.join(root, path), short_side=0):
+            return True
+    except VideoError as error:
+        return error.reason not in ("cannot be opened", "not a video")
+
+
+# ---- Splits ----
+
+
+def splits_of(
+    root: str, paths: Sequence[str], *, above_classes: bool
+) -> tuple[dict[str, str], list[str]]:
+    """The split of each file below a folder that names one, and the names of those folders.
+
+    Args:
+      above_classes: whether the folder that a video lies in is its class, and no split.
+
+    Raises:
+      BuildError: where a file lies below the folders of two splits.
+    """
+    found: dict[str, str] = {}
+    names: set[str] = set()
+    for path, parts in _folders(root, paths).items():
+        said = [part for part in (parts[:-1] if above_classes else parts) if _split(part)]
+        if len({_split(part) for part in said}) > 1:
+            raise BuildError(
+                f"{path}: lies in the folders of {len(said)} splits, {' and '.join(said)}; rename "
+                "one of them, or give --split=NAME for all videos"
+            )
+        if said:
+            found[path] = _split(said[0])
+            names |= set(said)
+    return found, sorted(names)
+
+
+def check_beside(root: str, paths: Sequence[str], found: Collection[str], said: str) -> None:
+    """Raises BuildError where a video lies beside the folders of the splits."""
+    others = [path for path in paths if path not in found and _is_video(root, path)]
+    if others:
+        raise BuildError(
+            f"{len(found)} files lie below the folders {said}, as if these were splits, and "
+            f"{len(others)} videos beside them: {_listed(others)}; move those, or give "
+            "--split=NAME for all videos"
+        )
+
+
+def _split(folder: str) -> str:
+    return SPLITS.get(folder.lower(), "")
+
+
+def _folders(root: str, paths: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The folders of each file below the root, or, of a list, below the folder of all."""
+    folders = {path: os.path.dirname(path) for path in paths}
+    base = ""
+    if any(map(os.path.isabs, folders.values())):
+        folders = {path: os.path.join(root, folder) for path, folder in folders.items()}
+        base = os.path.commonpath(folders.values())
+    return {
+        path: PurePosixPath(os.path.relpath(folder, base) if base else folder).parts
+        for path, folder in folders.items()
+    }
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:5]) + ", ..." * (len(names) > 5)
