@@ -65,7 +65,7 @@ def transcode(file: str, encoding: Encoding, cuts: Sequence[Cut] = ()) -> Iterat
         stretches = _stretches(rate, encoding.segment_seconds, cuts)
         first, end = next(stretches)
         clip, clips = None, 0
-        for tick, picture in enumerate(constant_rate(source, rate)):
+        for tick, picture in enumerate(constant_rate(source, rate, source.pace)):
             if tick < first:
                 continue
             if clip is None:
