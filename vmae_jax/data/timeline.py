@@ -20,6 +20,7 @@ The rule, the same for every container:
 import array
 import dataclasses
 import fractions
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -30,6 +31,7 @@ _MAX_PAUSE = 3600.0  # seconds that a picture may stand
 _MAX_JUMP = 10.0  # likewise, where times may jump by design
 _REORDER = 32  # packets; twice as many as H.264 and HEVC may hold back
 _SPIKE = 8  # packets in a row that may be off the line
+_MOST_FILLED = 1000  # pictures whose time is looked for in holes
 _LISTED = 3  # seams in words
 _COMMON = [
     fractions.Fraction(rate)
@@ -43,9 +45,12 @@ class Packets:
 
     def __init__(self):
         self.pts, self.dts = array.array("d"), array.array("d")  # ticks; NaN = not said
-        self.hidden: list[int] = []  # numbers of those that are decoded, not shown
+        self.keys: list[int] = []  # numbers of those that need no other
+        self.hidden: list[int] = []  # likewise that are decoded, not shown
 
-    def add(self, pts: int | None, dts: int | None, hidden: bool) -> None:
+    def add(self, pts: int | None, dts: int | None, key: bool, hidden: bool) -> None:
+        if key:
+            self.keys.append(len(self.pts))
         if hidden:
             self.hidden.append(len(self.pts))
         self.pts.append(math.nan if pts is None else pts)
@@ -68,6 +73,8 @@ def trace(
     packets: Packets,
     time_base: fractions.Fraction,
     stated: Sequence[fractions.Fraction],
+    *,
+    guessed: bool = False,
     may_jump: bool = False,
 ) -> Timeline:
     """The time line of a stream.
@@ -75,34 +82,46 @@ def trace(
     Args:
       time_base: seconds of a tick.
       stated: rates that the file states, the likeliest first.
+      guessed: times of decoding are not of the file.
       may_jump: times of this kind of file jump where nothing stands still.
     """
     pts, dts = np.array(packets.pts), np.array(packets.dts)
+    tick = float(time_base)
+    if not len(pts):
+        return Timeline(np.zeros(0, np.int64), pts, pts, _rate(pts, tick, stated), (), ())
     if np.isnan(pts).all() and np.isnan(dts).all():
         dts = np.arange(len(pts)) / float((stated[0] if stated else 30) * time_base)
-    line = pts if np.isnan(dts).all() else dts  # what never goes back in a sound file
-    tick = float(time_base)
-    gap = _usual_gap(line)
-    off = _spikes(line, gap)
-    seams = _seams(np.where(off, np.nan, line), gap, (_MAX_JUMP if may_jump else _MAX_PAUSE) / tick)
-    parts = np.zeros(len(line), np.int64)
-    parts[seams] = 1
-    parts = parts.cumsum()
-    times, found = _presented(pts, np.where(off, np.nan, dts), line, off, parts, gap)
+    pts = dts if np.isnan(pts).all() else pts
+    first = np.argmin(np.isnan(pts if np.isnan(dts).all() else dts))  # before: trimmed
+    times = pts.copy()
+    for _ in range(2):  # wild times may have spoilt the line
+        line = _decoding_times(times, packets.keys) if guessed else dts
+        gap = _usual_gap(line)
+        line = _without_spikes(line, gap)
+        seams = np.flatnonzero(np.diff(line) < -gap / 2) + 1
+        bounds = list(itertools.pairwise((0, *seams, len(line))))
+        for start, end in bounds:
+            _check_order(times[start:end], line[start:end], gap)
+    found = ~np.isnan(times)
+    for start, end in bounds:
+        _fill(times[max(start, first) : end], line[max(start, first) : end], gap)
     shown = ~np.isnan(times)
     shown[packets.hidden] = False
-    stored = np.where(found, times, np.nan)
-    times = _joined(times, shown, parts, gap)
+    _join(times, shown, bounds, gap)
 
     order = np.flatnonzero(shown)[np.argsort(times[shown], kind="stable")]
+    ticks, jumps = _without_jumps(times[order], gap, (_MAX_JUMP if may_jump else _MAX_PAUSE) / tick)
+    parts = np.searchsorted(seams, order, side="right")
+    breaks = np.flatnonzero((np.diff(parts, prepend=0) > 0) | jumps)
     ranks = np.full(len(times), -1, np.int64)
     ranks[order] = np.arange(len(order))
     # In the order of operations of FFmpeg's bindings, whose times these were.
-    scale = lambda ticks: ticks * time_base.numerator / time_base.denominator  # noqa: E731
-    seconds = scale(times[order])
-    notes = _notes(seconds, parts[order], shown, found, off)
+    seconds, stored = (
+        values * time_base.numerator / time_base.denominator for values in (ticks, pts[order])
+    )
+    notes = _notes(seconds, breaks, shown, found)
     rate = _rate(seconds, tick, stated)
-    return Timeline(ranks, seconds, scale(stored[order]), rate, tuple(map(int, seams)), notes)
+    return Timeline(ranks, seconds, stored, rate, tuple(map(int, seams)), notes)
 
 
 def _usual_gap(line: np.ndarray) -> float:
@@ -111,13 +130,28 @@ def _usual_gap(line: np.ndarray) -> float:
     return float(np.median(steps[steps > 0])) if (steps > 0).any() else 1.0
 
 
-def _spikes(line: np.ndarray, gap: float) -> np.ndarray:
-    """bool[packets]: a few whose times leave the line, which then goes on as if without them."""
-    off = np.zeros(len(line), bool)
+def _decoding_times(pts: np.ndarray, keys: Sequence[int]) -> np.ndarray:
+    """Times that ascend in the order of the file, as long as those of presentation are sound.
+
+    For what is decoded before a key picture is shown before what is decoded after it.
+    """
+    line = pts.copy()
+    for start, end in itertools.pairwise((0, *keys, len(pts))):
+        known = start + np.flatnonzero(~np.isnan(pts[start:end]))
+        line[known] = np.sort(pts[known])
+    return line
+
+
+def _without_spikes(line: np.ndarray, gap: float) -> np.ndarray:
+    """The line without the few times that leave it, after which it goes on as if without them.
+
+    These, and others that are missing, lie evenly between their neighbours.
+    """
     known = np.flatnonzero(~np.isnan(line))
     values = line[known]
     steps = np.diff(values)
     jumps = steps > 4 * gap
+    off = np.zeros(len(values), bool)
     for i in np.flatnonzero(steps < -gap / 2) + 1:  # the first packet after a step back
         up = [
             j for j in range(max(1, i - _SPIKE), i) if jumps[j - 1] and values[j - 1] <= values[i]
@@ -128,93 +162,79 @@ def _spikes(line: np.ndarray, gap: float) -> np.ndarray:
             if jumps[j - 1] and values[j] >= values[i - 1]
         ]
         if up:
-            off[known[up[-1] : i]] = True
+            off[up[-1] : i] = True
         elif down:
-            off[known[i : down[0]]] = True
-    return off
+            off[i : down[0]] = True
+    return np.interp(np.arange(len(line)), known[~off], values[~off])
 
 
-def _seams(line: np.ndarray, gap: float, longest: float) -> np.ndarray:
-    """Numbers of the packets with which times start anew or jump."""
-    known = np.flatnonzero(~np.isnan(line))
-    steps = np.diff(line[known])
-    return known[1:][(steps < -gap / 2) | (steps > longest)]
+def _check_order(times: np.ndarray, line: np.ndarray, gap: float) -> None:
+    """Takes away times that no reordering explains, in place; of one part of a file."""
+    lead = times - line
+    if np.isnan(lead).all():
+        return
+    slack = abs(float(np.nanmedian(lead))) + _REORDER / 2 * gap
+    away = np.full(min(_REORDER, len(line)), np.inf)
+    late = times > np.append(line[_REORDER:], away) + slack
+    early = times < np.append(-away, line[:-_REORDER]) - slack
+    times[late | early] = np.nan
 
 
-def _presented(
-    pts: np.ndarray,
-    dts: np.ndarray,
-    line: np.ndarray,
-    off: np.ndarray,
-    parts: np.ndarray,
-    gap: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Ticks at which the packets' pictures are shown, NaN = before all times; which are the file's.
-
-    Within a part of the file, whose decoding times ascend.
-    """
-    found = ~np.isnan(pts) & ~off
-    times = np.where(found, pts, np.nan)
-    for part in range(parts[-1] + 1 if len(parts) else 0):
-        here = np.flatnonzero(parts == part)
-        lead = pts[here] - dts[here]
-        lead = float(np.nanmedian(lead)) if not np.isnan(lead).all() else 0.0
-        # A picture may be shown when the last that may overtake it is decoded, and not before.
-        known = here[~np.isnan(dts[here])]
-        last = np.minimum(np.arange(len(known)) + _REORDER, len(known) - 1)
-        slack = abs(lead) + _REORDER / 2 * gap
-        wild = (pts[known] > dts[known][last] + slack) | (pts[known] < dts[known] - slack)
-        found[known[wild]] = False
-        times[known[wild]] = np.nan
-        missing = np.isnan(times[here])
-        if part == 0:
-            missing[: np.argmin(np.isnan(line[here]))] = False
-        _fill(times, here, here[missing], dts + lead, gap)
-    return times, found
-
-
-def _fill(
-    times: np.ndarray, here: np.ndarray, missing: np.ndarray, guess: np.ndarray, gap: float
-) -> None:
-    """Gives pictures without a time that of the nearest hole: in place, but for leading ones."""
-    taken = np.sort(times[here][~np.isnan(times[here])])
+def _fill(times: np.ndarray, line: np.ndarray, gap: float) -> None:
+    """Gives pictures without a time that of the nearest hole, in place; of one part of a file."""
+    missing = np.flatnonzero(np.isnan(times))
+    lead = times - line
+    lead = 0.0 if np.isnan(lead).all() else float(np.nanmedian(lead))
+    taken = np.sort(times[~np.isnan(times)])
     for i in missing:
-        near = guess[i]
+        near = line[i] + lead
         if np.isnan(near) and i > 0:
             near = times[i - 1] + gap
-        if np.isnan(near):
-            continue
-        first, last = np.searchsorted(taken, (near - _REORDER * gap, near + _REORDER * gap))
-        window = taken[first : last + 1]
-        holes = np.flatnonzero(np.diff(window) > 1.5 * gap)
-        if len(holes):
-            left, right = window[holes], window[holes + 1]
-            places = np.clip(near, np.minimum(left + gap, (left + right) / 2), right)
-            places = np.minimum(places, np.maximum(right - gap, (left + right) / 2))
-            near = places[np.argmin(np.abs(places - near))]
+        if len(missing) <= _MOST_FILLED:
+            near = _nearest_hole(taken, near, gap)
+            taken = np.insert(taken, np.searchsorted(taken, near), near)
         times[i] = near
-        taken = np.insert(taken, np.searchsorted(taken, near), near)
 
 
-def _joined(times: np.ndarray, shown: np.ndarray, parts: np.ndarray, gap: float) -> np.ndarray:
-    """The times with each part shifted so that it begins one picture after the part before."""
-    times, end = times.copy(), None
-    for part in range(parts[-1] + 1 if len(parts) else 0):
-        here = shown & (parts == part)
-        if not here.any():
-            continue
-        if end is not None:
-            times[here] += end + gap - times[here].min()
-        end = times[here].max()
-    return times
+def _nearest_hole(taken: np.ndarray, near: float, gap: float) -> float:
+    """A time beside `near`, one picture away from its neighbours where there is such a hole."""
+    first, last = np.searchsorted(taken, (near - _REORDER * gap, near + _REORDER * gap))
+    window = taken[first : last + 1]
+    holes = np.flatnonzero(np.diff(window) > 1.5 * gap)
+    if not len(holes):
+        return near
+    left, right = window[holes], window[holes + 1]
+    middle = (left + right) / 2
+    places = np.clip(near, np.minimum(left + gap, middle), np.maximum(right - gap, middle))
+    return float(places[np.argmin(np.abs(places - near))])
+
+
+def _join(
+    times: np.ndarray, shown: np.ndarray, bounds: Sequence[tuple[int, int]], gap: float
+) -> None:
+    """Shifts each part of a file, so that it begins one picture after the part before."""
+    latest = None
+    for start, end in bounds:
+        here = times[start:end][shown[start:end]]
+        if len(here):
+            if latest is not None:
+                times[start:end] += latest + gap - here.min()
+                here = times[start:end][shown[start:end]]
+            latest = here.max()
+
+
+def _without_jumps(times: np.ndarray, gap: float, longest: float) -> tuple[np.ndarray, np.ndarray]:
+    """Ascending times without steps of more than `longest`, and bool[pictures]: after a jump."""
+    steps = np.diff(times, prepend=times[:1])
+    jumps = steps > longest
+    return times - np.where(jumps, steps - gap, 0).cumsum(), jumps
 
 
 def _notes(
-    seconds: np.ndarray, parts: np.ndarray, shown: np.ndarray, found: np.ndarray, off: np.ndarray
+    seconds: np.ndarray, breaks: np.ndarray, shown: np.ndarray, found: np.ndarray
 ) -> tuple[str, ...]:
-    starts = np.flatnonzero(np.diff(parts)) + 1
     notes = [
-        f"its time starts anew after {i} pictures, {seconds[i] - seconds[0]:.2f} s" for i in starts
+        f"its time starts anew after {i} pictures, {seconds[i] - seconds[0]:.2f} s" for i in breaks
     ]
     if len(notes) > _LISTED:
         notes[_LISTED:] = [f"... {len(notes)} times in all"]

@@ -271,19 +271,25 @@ class Source:
     def _trace(self) -> Timeline:
         """One pass over the packets, without decoding; then the file is opened anew."""
         stream, form, packets = self._stream, self._container.format, Packets()
-        rates = (stream.average_rate, stream.guessed_rate, stream.base_rate)
-        stated = [fractions.Fraction(rate) for rate in rates if rate]
+        rates = [stream.average_rate, stream.guessed_rate, stream.base_rate]
+        if form.flags & av.format.Flags.no_timestamps.value:  # FFmpeg takes raw streams for 25
+            rates.insert(0, stream.codec_context.framerate)
+        stated = [fractions.Fraction(rate) for rate in rates if rate and rate < 1000]
         time_base = stream.time_base
-        may_jump = bool(form.flags & av.format.Flags.ts_discont.value)
+        times = {
+            # Such files have times of presentation only.
+            "guessed": bool({"matroska", "nut"} & set(form.name.split(","))),
+            "may_jump": bool(form.flags & av.format.Flags.ts_discont.value),
+        }
         with contextlib.suppress(Exception):  # what is wrong with the file, decoding says
             for packet in self._container.demux(stream):
                 if packet.size:
                     # AVI has no times of presentation: what FFmpeg gives as such are guesses.
                     pts = packet.dts if form.name == "avi" else packet.pts
-                    packets.add(pts, packet.dts, packet.is_discard)
+                    packets.add(pts, packet.dts, packet.is_keyframe, packet.is_discard)
         self._container.close()
         self._open()
-        return trace(packets, time_base, stated, may_jump)
+        return trace(packets, time_base, stated, **times)
 
     @property
     def notes(self) -> tuple[str, ...]:
