@@ -64,7 +64,9 @@ class Timeline:
     ranks: np.ndarray  # i64[packets], place of the packet's picture in `times`; -1 = not shown
     times: np.ndarray  # f64[pictures], seconds, ascending
     stored: np.ndarray  # f64[pictures], seconds as the file has them; NaN where it has none
-    rate: fractions.Fraction  # pictures per second of the clips
+    stated: fractions.Fraction | None  # pictures per second, by the file
+    measured: float  # likewise, in motion
+    rate: fractions.Fraction  # likewise of the clips
     seams: tuple[int, ...]  # packets with which the time line starts anew
     notes: tuple[str, ...]  # what was put right
 
@@ -88,7 +90,8 @@ def trace(
     pts, dts = np.array(packets.pts), np.array(packets.dts)
     tick = float(time_base)
     if not len(pts):
-        return Timeline(np.zeros(0, np.int64), pts, pts, _rate(pts, tick, stated), (), ())
+        rate = fractions.Fraction(30)
+        return Timeline(np.zeros(0, np.int64), pts, pts, None, 0.0, rate, (), ())
     if np.isnan(pts).all() and np.isnan(dts).all():
         dts = np.arange(len(pts)) / float((stated[0] if stated else 30) * time_base)
     pts = dts if np.isnan(pts).all() else pts
@@ -120,8 +123,17 @@ def trace(
         values * time_base.numerator / time_base.denominator for values in (ticks, pts[order])
     )
     notes = _notes(seconds, breaks, shown, found)
-    rate = _rate(seconds, tick, stated)
-    return Timeline(ranks, seconds, stored, rate, tuple(map(int, seams)), notes)
+    rate, measured = _rate(seconds, tick, stated)
+    return Timeline(
+        ranks,
+        seconds,
+        stored,
+        stated[0] if stated else None,
+        measured,
+        _taken(rate),
+        tuple(map(int, seams)),
+        notes,
+    )
 
 
 def _usual_gap(line: np.ndarray) -> float:
@@ -249,23 +261,21 @@ def _notes(
 # ---- The rate ----
 
 
-def _rate(
-    times: np.ndarray, tick: float, stated: Sequence[fractions.Fraction]
-) -> fractions.Fraction:
-    """Pictures per second of the clips."""
-    rate = max(_measured(times, tick, stated), fractions.Fraction(_MIN_FPS))
-    # As many whole pictures are left out at 119.88 as at 120.
-    every = max(1, math.floor(rate / _MAX_FPS + fractions.Fraction(1, 100)))
+def _taken(rate: fractions.Fraction) -> fractions.Fraction:
+    """That of the clips of a video: every n-th picture of a fast one."""
+    rate = max(rate, fractions.Fraction(_MIN_FPS))
+    every = max(1, math.floor(rate / _MAX_FPS + fractions.Fraction(1, 100)))  # 119.88 is as 120
     return (rate / every).limit_denominator(1001)
 
 
-def _measured(
+def _rate(
     times: np.ndarray, tick: float, stated: Sequence[fractions.Fraction]
-) -> fractions.Fraction:
+) -> tuple[fractions.Fraction, float]:
+    """Pictures per second in motion: what is likely meant, and what was measured."""
     gaps = np.diff(times)
     gaps = gaps[gaps > tick / 2]
     if not len(gaps):
-        return stated[0] if stated else fractions.Fraction(30)
+        return (stated[0] if stated else fractions.Fraction(30)), 0.0
     usual, shorter = np.median(gaps), gaps
     while len(shorter) > 0.1 * len(gaps):
         usual = np.median(shorter)
@@ -276,14 +286,16 @@ def _measured(
     trembles = np.ptp(regular) > 2.01 * tick
     slack = max(0.5, 2 * regular.std() / regular.mean() * math.sqrt(count)) if trembles else 0.5
 
+    measured = count / seconds
+
     def misses(rate: fractions.Fraction) -> float:
         return abs(seconds * float(rate) - count)
 
     for rate in stated:
         if misses(rate) < 0.5:
-            return rate
+            return rate, measured
     nearest = min(_COMMON + _NTSC * (not trembles), key=misses)
     if misses(nearest) < slack:
-        return nearest
-    whole = fractions.Fraction(max(1, round(count / seconds)))
-    return whole if misses(whole) < 0.5 else fractions.Fraction(count / seconds)
+        return nearest, measured
+    whole = fractions.Fraction(max(1, round(measured)))
+    return whole if misses(whole) < 0.5 else fractions.Fraction(measured), measured
