@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+from collections.abc import Iterable
 
 from absl import flags, logging
 
@@ -25,6 +26,19 @@ def define_flags() -> None:
     define_model_flags()
     define_view_flags()
     flags.DEFINE_integer("threads", 2, "Videos that are decoded at once.", lower_bound=1)
+    flags.DEFINE_bool(
+        "keep_partial",
+        False,
+        "Go on after damage in a video, as players do, and take one that was cut short; what was "
+        "skipped is said.",
+    )
+
+
+def damage_hint(failures: Iterable[str]) -> str:
+    """What to do where videos failed by their damage; else nothing."""
+    if flags.FLAGS.keep_partial or not any("stream breaks" in failure for failure in failures):
+        return ""
+    return "; --keep_partial goes on after damage"
 
 
 def define_view_flags() -> None:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,7 @@ class Folder:
         """
         self.path, self._form = path, form
         self._settings = json.loads(json.dumps(dict(settings) | {"format": form}))
+        self.noted = 0  # videos, see `note`
         self._arrays = os.path.join(path, "parts") if form == "parquet" else path
         self._table = os.path.join(path, "features.parquet")
         if form == "parquet":
@@ -134,6 +135,15 @@ class Folder:
 
     def new(self, name: str) -> NpyFile:
         return NpyFile(os.path.join(self._arrays, f"{name}.npy"))
+
+    def note(self, video: str, notes: Iterable[str]) -> None:
+        """Adds to notes.csv what was put right in a video's times, or skipped as damaged."""
+        path = os.path.join(self.path, "notes.csv")
+        new = not os.path.exists(path)
+        self.noted += 1
+        with open(path, "a", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            rows = [("video", "note")] * new + [(video, note) for note in notes]
+            csv.writer(file, lineterminator="\n").writerows(rows)
 
     def write_failures(self, failures: Mapping[str, str]) -> str:
         """failures.csv: path and reason of each video without features; none, no file."""

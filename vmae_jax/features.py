@@ -3,7 +3,8 @@ r"""Features of videos: what an encoder makes of them, for other programs to bui
 Takes the same checkpoints and videos as vmae_jax.predict. Writes OUT/<video's name>.npy, float32
 [windows, D] (with --tokens [windows, N, D]), or one OUT/features.parquet with a row per window.
 Stopped or killed, the same command goes on where it was; a video that cannot be read is listed in
-OUT/failures.csv, and the others still run.
+OUT/failures.csv, and the others still run. What was put right in a video's times, or with
+--keep_partial skipped as damaged, is in OUT/notes.csv.
 
   # one vector per video
   python -m vmae_jax.features --checkpoint=vit_b.pth --out=features/mine videos/
@@ -50,25 +51,32 @@ class Windows:
 
     views: EvalViews  # of a whole video, whose mean is its feature; one in a sliding window
     every: int = 0  # frames from one sliding window to the next; 0 = the whole video
+    keep_partial: bool = False  # go on after damage, see `videos.open_video`
 
-    def __call__(self, path: str) -> Iterator[np.ndarray]:
+    def __call__(self, path: str, notes: list[str] | None = None) -> Iterator[np.ndarray]:
         """The windows of a video file, u8[V, T, S, S, 3] each.
+
+        Args:
+          notes: in the end takes what was put right in its times, or skipped as damaged.
 
         Raises:
           VideoError: where it cannot be read to its end, after the windows before.
         """
         if self.every:
-            yield from self._sliding(path)
+            yield from self._sliding(path, notes)
         else:
-            yield self.views.of_file(open_video(path))
+            video = open_video(path, keep_partial=self.keep_partial)
+            if notes is not None:
+                notes += video.notes
+            yield self.views.of_file(video)
 
-    def _sliding(self, path: str) -> Iterator[np.ndarray]:
+    def _sliding(self, path: str, notes: list[str] | None) -> Iterator[np.ndarray]:
         length, stride, size = self.views.length, self.views.stride, self.views.size
         middle = dataclasses.replace(self.views, length=1)
         span = (length - 1) * stride + 1
         latest = collections.deque(maxlen=span)
         count = 0
-        for frame in stream_video(path, size):
+        for frame in stream_video(path, size, keep_partial=self.keep_partial, notes=notes):
             latest.append(middle.cut(frame[None])[0, 0])
             count += 1
             if count >= span and (count - span) % self.every == 0:
@@ -87,12 +95,14 @@ class _Piece:
     windows: Sequence[np.ndarray] = ()
     ended: bool = False
     error: str = ""
+    notes: Sequence[str] = ()
 
 
 def _pieces(path: str, windows: Windows) -> Iterator[_Piece]:
     ready: list[np.ndarray] = []
+    notes: list[str] = []
     try:
-        for window in windows(path):
+        for window in windows(path, notes):
             ready.append(window)
             if len(ready) == _PIECE:
                 yield _Piece(path, ready)
@@ -100,7 +110,7 @@ def _pieces(path: str, windows: Windows) -> Iterator[_Piece]:
     except VideoError as error:
         yield _Piece(path, ended=True, error=f"{error.reason}: {error.detail}")
         return
-    yield _Piece(path, ready, ended=True)
+    yield _Piece(path, ready, ended=True, notes=notes)
 
 
 # ---- Windows of many videos, in batches of one shape ----
@@ -127,6 +137,8 @@ class _Outputs:
             self._progress()
         elif piece.ended:
             self._ended.add(piece.video)
+            if piece.notes:
+                self._folder.note(piece.video, piece.notes)
             self._finish_if_complete(piece.video)
 
     def add(self, video: str, rows: np.ndarray) -> None:
@@ -307,7 +319,7 @@ def windows_of_flags(model: model_lib.Model) -> Windows:
         views = model.views(sampling="dense", stride=given.stride or 1)
     else:
         views = model.views(given.clips, given.crops, sampling=given.sampling, stride=given.stride)
-    return Windows(views, given.every)
+    return Windows(views, given.every, given.keep_partial)
 
 
 def main(argv: list[str]) -> None:
@@ -328,9 +340,12 @@ def main(argv: list[str]) -> None:
         )  # fmt: skip
     where, listed = folder.finish(), folder.write_failures(failures)
     print(f"{finished} videos done, {len(videos) - len(missing)} were there: {where}")
+    if folder.noted:
+        print(f"of {folder.noted} the times were put right or damage skipped, see notes.csv there")
     if failures:
         first, why = next(iter(failures.items()))
-        command.fail(f"{len(failures)} have no features ({listed}), such as {first}: {why}")
+        hint = cli.damage_hint(failures.values())
+        command.fail(f"{len(failures)} have no features ({listed}), such as {first}: {why}{hint}")
 
 
 if __name__ == "__main__":

@@ -136,15 +136,22 @@ class Model:
         sampling, stride = sampling or self.sampling, stride or self.stride
         return EvalViews(clips, crops, length, size, sampling, stride)
 
-    def read(self, path: str | os.PathLike, clips: int = 1, crops: int = 1) -> np.ndarray:
+    def read(
+        self,
+        path: str | os.PathLike,
+        clips: int = 1,
+        crops: int = 1,
+        *,
+        keep_partial: bool = False,
+    ) -> np.ndarray:
         """Those views of a video file, uint8 [clips * crops, T, S, S, 3].
 
-        Average the softmax over several views.
+        Average the softmax over several views. `keep_partial`: see `data.videos.open_video`.
 
         Raises:
           VideoError: where it cannot be read.
         """
-        return self.views(clips, crops).of_file(open_video(path))
+        return self.views(clips, crops).of_file(open_video(path, keep_partial=keep_partial))
 
     def _compiled(self, run: Callable[[Any, jax.Array], jax.Array]) -> Apply:
         def apply(params: Params, video: jax.Array) -> jax.Array:

@@ -2,7 +2,8 @@ r"""What is going on in a clip: the five most probable classes of each video.
 
 Takes a run's workdir, a public VideoMAE or VideoMAE V2 checkpoint (.pth, .bin, .safetensors) or a
 Hugging Face directory, and video files of any kind, folders (with their subfolders) and patterns.
-A clip that cannot be read is reported, and the others still run.
+A clip that cannot be read is reported, and the others still run; so is what was put right in the
+times of one, or with --keep_partial skipped as damaged.
 
   # the classes that a run was fine-tuned on
   python -m vmae_jax.predict --checkpoint=runs/mine clip.mp4 more_clips/ 'even/**/more.*'
@@ -50,23 +51,28 @@ class Shown:
     clip: str
     error: str = ""
     num_frames: int = 0
+    notes: tuple[str, ...] = ()  # what was put right in its times, or skipped as damaged
     numbers: np.ndarray | None = None  # i64 [V, T], of the frames in the video
     views: np.ndarray | None = None  # u8 [V, T, S, S, 3]
 
 
-def show(clip: str, views: EvalViews) -> Shown:
+def show(clip: str, views: EvalViews, keep_partial: bool = False) -> Shown:
     """Reads the views of a video file."""
     try:
-        video = open_video(clip)
+        video = open_video(clip, keep_partial=keep_partial)
         pixels = views.of_file(video)
     except VideoError as error:
         return Shown(clip, error=str(error))
     numbers = views.indices(video.num_frames).repeat(views.crops, axis=0)
-    return Shown(clip, "", video.num_frames, numbers, pixels)
+    return Shown(clip, "", video.num_frames, video.notes, numbers, pixels)
 
 
 def predict(
-    model: model_lib.Model, clips: Sequence[str], views: EvalViews, threads: int = 2
+    model: model_lib.Model,
+    clips: Sequence[str],
+    views: EvalViews,
+    threads: int = 2,
+    keep_partial: bool = False,
 ) -> Iterator[tuple[Shown, np.ndarray | None]]:
     """What the model was shown of each clip, in order, and its probabilities f32 [C].
 
@@ -78,7 +84,7 @@ def predict(
     apply = model.apply  # of one view at a time: one shape to compile, and no more memory
 
     def read(clip: str) -> Iterator[Shown]:
-        yield show(clip, views)
+        yield show(clip, views, keep_partial)
 
     for shown in inputs.interleave([read(clip) for clip in clips], threads):
         probabilities = None
@@ -143,6 +149,7 @@ def top(probabilities: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]
 def _table(shown: Shown, answers: list[dict[str, Any]], picture: str) -> str:
     first, last = int(shown.numbers.min()), int(shown.numbers.max())
     lines = [f"\n{shown.clip}  (frames {first} to {last} of {shown.num_frames})"]
+    lines += [f"  note      {note}" for note in shown.notes]
     lines += [f"  {100 * a['probability']:6.2f} %  {a['label']}" for a in answers]
     return "\n".join(lines + ([f"  frames    {picture}"] if picture else []))
 
@@ -153,6 +160,7 @@ def _as_json(shown: Shown, answers: list[dict[str, Any]], picture: str) -> str:
         "top": answers,
         "num_frames": shown.num_frames,
         "frames": shown.numbers.tolist(),
+        "notes": list(shown.notes),
         "picture": picture or None,
     }
     return json.dumps(found)
@@ -167,15 +175,19 @@ def run(
     out: str = "",
     as_json: bool = False,
     threads: int = 2,
+    keep_partial: bool = False,
 ) -> list[str]:
     """Prints an answer for each clip and leaves its picture in `out`, unless that is empty.
+
+    Args:
+      keep_partial: goes on after damage in a clip, see `videos.open_video`.
 
     Returns:
       Of each clip without an answer, why.
     """
     pictures = _Pictures(out) if out else None
     failures = []
-    for shown, probabilities in predict(model, clips, views, threads):
+    for shown, probabilities in predict(model, clips, views, threads, keep_partial):
         if probabilities is None:
             failures.append(shown.error)
             line = json.dumps({"clip": shown.clip, "error": shown.error})
@@ -215,11 +227,13 @@ def main(argv: list[str]) -> None:
     print(model, file=sys.stderr if given.json else sys.stdout, flush=True)
     views = model.views(given.clips, given.crops, sampling=given.sampling, stride=given.stride)
     failures = run(
-        clips, model, names, views, out=given.out, as_json=given.json, threads=given.threads
-    )
+        clips, model, names, views, out=given.out, as_json=given.json, threads=given.threads,
+        keep_partial=given.keep_partial,
+    )  # fmt: skip
     if failures:
         count = f"{len(failures)} of {len(clips)}"
-        command.fail(f"{count} clips could not be answered, such as {failures[0]}")
+        hint = cli.damage_hint(failures)
+        command.fail(f"{count} clips could not be answered, such as {failures[0]}{hint}")
 
 
 if __name__ == "__main__":

@@ -7,10 +7,15 @@ from typing import Any
 
 import av
 import numpy as np
+from av.sidedata import sidedata
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 from vmae_jax.data import hdr
 from vmae_jax.data.clips import MAX_SIDE
+
+# PyAV raises at kinds of side data that are newer than it (EXIF, the views of spatial video), even
+# where another is asked for: let it take them for one that is of no use here.
+sidedata.Type._missing_ = classmethod(lambda kinds, value: kinds.VIDEO_HINT)
 
 _ANAMORPHIC = 0.02  # pixel aspect ratios nearer to 1 than this are rounding, not intent
 

@@ -1,7 +1,7 @@
 """Any video file to upright RGB frames: whatever its container, codec, depth and timing.
 
 `Source` reads it once, in order; `open_video` gives frames by number, at a constant rate, as the
-builder of data sets would count them.
+builder of data sets would count them. When a picture is shown, and at which rate, says timeline.py.
 """
 
 import array
@@ -20,6 +20,7 @@ import numpy as np
 
 from vmae_jax.data import augment
 from vmae_jax.data.clips import MAX_ASPECT, MAX_SIDE
+from vmae_jax.data.timeline import Packets, Timeline, trace
 from vmae_jax.data.upright import Upright, VideoError
 
 T = TypeVar("T")
@@ -27,9 +28,7 @@ T = TypeVar("T")
 SHORT_SIDE = 256  # pixels of a record, unless the builder is told otherwise
 MAX_PIXELS = 1 << 26  # of a source frame, twice 8K
 _MAX_FRAMES = 1 << 20  # of a file, 9 hours at 30 fps
-_MIN_FPS, _MAX_FPS = 1, 60
-_MAX_PAUSE = 60.0  # seconds that one picture may stand still
-_REORDER = 4  # frames whose times may be out of order (AVI and raw streams store decoding times)
+_MOST_HELD = 16  # pictures that wait for an earlier time; H.264 and HEVC reorder no more
 # Playlists open other files, the rest are not videos.
 _REFUSED_FORMATS = {"hls", "dash", "concat", "concatf", "image2", "tty", "lavfi", "sdp", "webvtt"}
 
@@ -49,6 +48,9 @@ class VideoFile:
     height: int  # pixels, as it is shown
     width: int
     shown: np.ndarray  # i64[num_frames], number of the frame of the file that is on show
+    notes: tuple[str, ...]  # what was put right in its times, or skipped as damaged
+    _timeline: Timeline = dataclasses.field(repr=False)
+    _keep_partial: bool
 
     @property
     def num_frames(self) -> int:
@@ -81,26 +83,38 @@ class VideoFile:
         Raises:
           VideoError: where the file is no longer what it was.
         """
-        return stream_video(self.path, short_side)
+        with _named(self.path), self._source(short_side) as source:
+            yield from _stream(source, short_side)
 
     def _source(self, short_side: int, wanted: Container[int] | None = None) -> "Source":
         # By way of the size of a record, so that a video and its record look alike.
-        return Source(self.path, max(short_side, SHORT_SIDE), wanted=wanted)
+        return Source(
+            self.path,
+            max(short_side, SHORT_SIDE),
+            wanted=wanted,
+            timeline=self._timeline,
+            skip_damage=self._keep_partial,
+        )
 
 
 def open_video(
-    path: str | os.PathLike, max_seconds: float = math.inf, max_pixels: float = math.inf
+    path: str | os.PathLike,
+    max_seconds: float = math.inf,
+    max_pixels: float = math.inf,
+    *,
+    keep_partial: bool = False,
 ) -> VideoFile:
     """Reads a video file through once; see `VideoFile`.
 
     Args:
       max_seconds, max_pixels: of all its frames; no more of it are read.
+      keep_partial: skips damaged pictures, as a player does, and takes a file that ends early.
 
     Raises:
       VideoError: where it is missing, no video, damaged, a single picture, too large or too long.
     """
     path, size, shown = os.fspath(path), None, array.array("q")
-    with _named(path), Source(path, MAX_SIDE, wanted=(0,)) as source:
+    with _named(path), Source(path, MAX_SIDE, wanted=(0,), skip_damage=keep_partial) as source:
 
         def numbered() -> Iterator[tuple[float, int]]:
             nonlocal size
@@ -110,22 +124,37 @@ def open_video(
                 size = picture.shape[:2] if picture is not None else size
                 yield time, number
 
-        for number in constant_rate(numbered(), source.rate):
+        for number in constant_rate(numbered(), source.rate, source.pace):
             shown.append(number)
             if len(shown) > _MAX_FRAMES:
                 raise source.error("too long", f"more than {_MAX_FRAMES} frames")
             if len(shown) > max_seconds * source.rate:
                 raise source.error("too long", f"more than {max_seconds:g} seconds")
-        if source.broken:
-            raise source.broken
-        if len(shown) < 2:
-            raise source.error("too short", "a single picture" if shown else "no frame in it")
+        source.check(len(shown))
         _check_aspect(source, *size)
-        return VideoFile(path, float(source.rate), *size, np.array(shown, np.int64))
+        return VideoFile(
+            path,
+            float(source.rate),
+            *size,
+            np.array(shown, np.int64),
+            source.notes,
+            source.timeline,
+            keep_partial,
+        )
 
 
-def stream_video(path: str | os.PathLike, short_side: int) -> Iterator[np.ndarray]:
+def stream_video(
+    path: str | os.PathLike,
+    short_side: int,
+    *,
+    keep_partial: bool = False,
+    notes: list[str] | None = None,
+) -> Iterator[np.ndarray]:
     """All frames of a file in order and in one pass, scaled as those of `VideoFile.frames`.
+
+    Args:
+      keep_partial: see `open_video`.
+      notes: in the end takes those of the file, as `VideoFile.notes`.
 
     Yields:
       u8[H, W, 3] each; those before a break come before its error.
@@ -134,16 +163,23 @@ def stream_video(path: str | os.PathLike, short_side: int) -> Iterator[np.ndarra
       VideoError: where it is missing, no video, damaged, or too large.
     """
     path = os.fspath(path)
-    with _named(path), Source(path, max(short_side, SHORT_SIDE)) as source:
+    with (
+        _named(path),
+        Source(path, max(short_side, SHORT_SIDE), skip_damage=keep_partial) as source,
+    ):
+        yield from _stream(source, short_side)
+        if notes is not None:
+            notes += source.notes
 
-        def scaled() -> Iterator[tuple[float, np.ndarray]]:
-            for time, picture in source:
-                _check_aspect(source, *picture.shape[:2])
-                yield time, augment.resize_short_side(picture, short_side)
 
-        yield from constant_rate(scaled(), source.rate)
-        if source.broken:
-            raise source.broken
+def _stream(source: "Source", short_side: int) -> Iterator[np.ndarray]:
+    def scaled() -> Iterator[tuple[float, np.ndarray]]:
+        for time, picture in source:
+            _check_aspect(source, *picture.shape[:2])
+            yield time, augment.resize_short_side(picture, short_side)
+
+    yield from constant_rate(scaled(), source.rate, source.pace)
+    source.check()
 
 
 def _check_aspect(source: "Source", height: int, width: int) -> None:
@@ -163,6 +199,15 @@ def _named(path: str) -> Iterator[None]:
 # ---- One pass ----
 
 
+@dataclasses.dataclass
+class Pace:
+    """What a constant rate made of the pictures of a file."""
+
+    frames: int = 0
+    dropped: int = 0  # pictures that no frame shows
+    repeated: int = 0  # frames that show the picture of the frame before
+
+
 class Source:
     """Iterates over (seconds, u8[H, W, 3]) in display order: upright, square pixels, final size.
 
@@ -177,31 +222,100 @@ class Source:
         short_side: int,
         max_pixels: int = MAX_PIXELS,
         wanted: Container[int] | None = None,
+        *,
+        timeline: Timeline | None = None,
+        skip_damage: bool = False,
     ):
-        self._short_side, self._max_pixels, self._wanted = short_side, max_pixels, wanted
-        self.frames, self.pixels, self.seconds, self._start = 0, 0, 0.0, None
+        """Reads the times of all packets, unless the `timeline` of the file is known.
+
+        Args:
+          skip_damage: goes on after damage, which `notes` count, and with what there is of a file
+            that ends early.
+        """
+        self._file, self._short_side, self._max_pixels = file, short_side, max_pixels
+        self._wanted, self._skip_damage = wanted, skip_damage
+        self.frames, self.pixels, self.seconds, self.pace = 0, 0, 0.0, Pace()
+        self._first: float | None = None  # seconds at which the first picture is shown
+        self._start: float | None = None  # likewise, as the file has it
+        self._reached = 0.0  # seconds from there
         self.size: tuple[int, int] = (0, 0)
         self.broken: VideoError | None = None
-        try:
-            # As 'file:', a name with a colon is no protocol; and nothing may reach the network.
-            self._container = av.open(
-                f"file:{file}", options={"protocol_whitelist": "file"}, metadata_errors="ignore"
-            )
-        except Exception as error:
-            why = "a folder without videos" if os.path.isdir(file) else _brief(error)
-            raise VideoError("cannot be opened", why) from error
-        try:
-            self._stream = self._pick_stream()
-            self.rate = _rate(self._stream)
-        except Exception:
-            self._container.close()
-            raise
+        self._damage: list[VideoError] = []
+        self._open()
+        self.timeline = timeline or self._trace()
+        self.rate = self.timeline.rate
 
     def __enter__(self) -> "Source":
         return self
 
     def __exit__(self, *_) -> None:
         self._container.close()
+
+    def _open(self) -> None:
+        try:
+            # As 'file:', a name with a colon is no protocol; and nothing may reach the network.
+            self._container = av.open(
+                f"file:{self._file}",
+                options={"protocol_whitelist": "file"},
+                metadata_errors="ignore",
+            )
+        except Exception as error:
+            why = "a folder without videos" if os.path.isdir(self._file) else _brief(error)
+            raise VideoError("cannot be opened", why) from error
+        try:
+            self._stream = self._pick_stream()
+        except Exception:
+            self._container.close()
+            raise
+
+    def _trace(self) -> Timeline:
+        """One pass over the packets, without decoding; then the file is opened anew."""
+        stream, form, packets = self._stream, self._container.format, Packets()
+        rates = [stream.average_rate, stream.guessed_rate, stream.base_rate]
+        if form.flags & av.format.Flags.no_timestamps.value:  # FFmpeg takes raw streams for 25
+            rates.insert(0, stream.codec_context.framerate)
+        stated = [fractions.Fraction(rate) for rate in rates if rate and rate < 1000]
+        time_base = stream.time_base
+        times = {
+            # Such files have times of presentation only.
+            "guessed": bool({"matroska", "nut"} & set(form.name.split(","))),
+            "may_jump": bool(form.flags & av.format.Flags.ts_discont.value),
+        }
+        with contextlib.suppress(Exception):  # what is wrong with the file, decoding says
+            for packet in self._container.demux(stream):
+                if packet.size:
+                    # AVI has no times of presentation: what FFmpeg gives as such are guesses.
+                    pts = packet.dts if form.name == "avi" else packet.pts
+                    packets.add(pts, packet.dts, packet.is_keyframe, packet.is_discard)
+        self._container.close()
+        self._open()
+        return trace(packets, time_base, stated, **times)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was put right in the times, skipped, or is missing in the end."""
+        notes = list(self.timeline.notes)
+        if self._damage:
+            first = self._damage[0]
+            notes.append(
+                f"{len(self._damage)} damaged pictures skipped, the first after {first.frames} "
+                f"frames, {first.seconds:.1f} s ({first.detail})"
+            )
+        if self._skip_damage and self.broken:
+            notes.append(
+                f"it breaks after {self.frames} frames, {self.seconds:.1f} s ({self.broken.detail})"
+            )
+        return tuple(notes)
+
+    def check(self, frames: int | None = None) -> None:
+        """Raises where the iteration ended in a break that counts, or gave too few `frames`."""
+        usable = self.pace.frames > 1 if frames is None else frames > 1
+        if self.broken and not (self._skip_damage and usable):
+            raise self.broken
+        if frames is not None and frames < 2:
+            if self._damage:
+                raise self._damage[0]
+            raise self.error("too short", "a single picture" if frames else "no frame in it")
 
     def error(self, reason: str, detail: str) -> VideoError:
         return VideoError(reason, detail, self.frames, round(self.seconds, 3))
@@ -233,32 +347,37 @@ class Source:
             )
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray | None]]:
-        pictures, times = collections.deque(), []
-        for time, picture in self._decode():
+        # Pictures come in the order of display, their times need not: the n-th has the n-th.
+        times, due = self.timeline.times, 0
+        pictures, ranks = collections.deque(), []
+        for rank, picture in self._decode():
             pictures.append(picture)
-            heapq.heappush(times, time)
-            if len(pictures) > _REORDER:
-                yield heapq.heappop(times), pictures.popleft()
-        while pictures:
-            yield heapq.heappop(times), pictures.popleft()
+            heapq.heappush(ranks, rank)
+            while ranks and (ranks[0] <= due or len(ranks) > _MOST_HELD):
+                due = ranks[0] + 1
+                yield float(times[heapq.heappop(ranks)]), pictures.popleft()
+        while ranks:
+            yield float(times[heapq.heappop(ranks)]), pictures.popleft()
 
-    def _decode(self) -> Iterator[tuple[float, np.ndarray | None]]:
+    def _decode(self) -> Iterator[tuple[int, np.ndarray | None]]:
         upright = Upright(self._short_side)
-        last = -1 / self.rate
+        rank = -1
         try:
-            for packet in self._container.demux(self._stream):
-                if packet.is_corrupt and packet.size:
-                    raise VideoError("stream breaks", "a damaged or incomplete packet")
-                for frame in packet.decode():
-                    if frame.is_corrupt:
-                        raise VideoError("stream breaks", "a damaged frame")
+            for packet in self._packets():
+                for frame in self._decoded(packet):
+                    rank = (
+                        min(rank + 1, len(self.timeline.times) - 1)
+                        if frame.pts is None
+                        else frame.pts
+                    )
+                    if rank < 0:
+                        continue
                     wanted = self._wanted is None or self.frames in self._wanted
                     picture = upright(frame, self._stream) if wanted else None
                     self.size = upright.shown if picture is not None else self.size
-                    last = last + 1 / self.rate if frame.pts is None else float(frame.time)
                     self.pixels += frame.width * frame.height
-                    self._count(last)
-                    yield last, picture
+                    self._count(rank)
+                    yield rank, picture
             self._check_complete()
         except VideoError as error:
             self.broken = self.error(error.reason, error.detail)
@@ -266,14 +385,49 @@ class Source:
             reason = "stream breaks" if self.frames else "cannot be decoded"
             self.broken = self.error(reason, _brief(error))
 
-    def _count(self, time: float) -> None:
-        if self._start is None:
-            self._start = time
-        elapsed = time - self._start
-        if abs(elapsed - self.seconds) > _MAX_PAUSE:
-            raise VideoError("stream breaks", f"its time jumps to {elapsed:.1f} seconds")
+    def _packets(self) -> Iterator[Any]:
+        """Those of the stream; instead of a time each has the rank of its picture."""
+        ranks, number = self.timeline.ranks, 0
+        # Where files were joined, their counters need not fit.
+        joints = {seam + near for seam in self.timeline.seams for near in range(-3, 2)}
+        for packet in self._container.demux(self._stream):
+            if packet.size:
+                if number == len(ranks):
+                    raise VideoError("stream breaks", "it changed while it was read")
+                if packet.is_corrupt and number not in joints:
+                    self._damaged("stream breaks", "a damaged or incomplete packet")
+                packet.pts = int(ranks[number])
+                number += 1
+            yield packet
+
+    def _decoded(self, packet: Any) -> Iterator[Any]:
+        try:
+            frames = packet.decode()
+        except av.FFmpegError as error:
+            self._damaged("stream breaks" if self.frames else "cannot be decoded", _brief(error))
+            return
+        for frame in frames:
+            if frame.is_corrupt:
+                self._damaged("stream breaks", "a damaged frame")
+            else:
+                yield frame
+
+    def _damaged(self, reason: str, detail: str) -> None:
+        """Ends the pass, or takes note."""
+        error = self.error(reason, detail)
+        if not self._skip_damage:
+            raise error
+        self._damage.append(error)
+
+    def _count(self, rank: int) -> None:
+        one = float(1 / self.rate)
         self.frames += 1
-        self.seconds = max(self.seconds, elapsed + float(1 / self.rate))
+        self._first = self.timeline.times[rank] if self._first is None else self._first
+        self.seconds = max(self.seconds, self.timeline.times[rank] - self._first + one)
+        stored = self.timeline.stored[rank]
+        if not math.isnan(stored):
+            self._start = stored if self._start is None else self._start
+            self._reached = max(self._reached, stored - self._start + one)
 
     @property
     def promised(self) -> float | None:
@@ -291,19 +445,13 @@ class Source:
         if promised is None:
             return
         # Some containers count from 0, not from the first frame; rates and edits are never exact.
-        short = promised - self.seconds - max(0.0, self._start or 0.0)
+        reached = self.seconds if self._start is None else self._reached
+        short = promised - reached - max(0.0, self._start or 0.0)
         all_there = 0 < stream.frames <= self.frames  # a slide show's last picture stands for long
         if self.frames and short > max(1.0, 0.1 * promised) and not all_there:
             raise VideoError(
                 "stream breaks", f"it ends early: {promised:.1f} seconds were promised"
             )
-
-
-def _rate(stream: Any) -> fractions.Fraction:
-    """Frames per second of the clips: the stream's average, within sane bounds."""
-    rate = stream.average_rate or stream.guessed_rate or stream.base_rate or 30
-    rate = min(max(fractions.Fraction(rate), _MIN_FPS), _MAX_FPS)
-    return fractions.Fraction(rate).limit_denominator(1001)
 
 
 def _brief(error: Exception) -> str:
@@ -313,19 +461,29 @@ def _brief(error: Exception) -> str:
     return " ".join(str(text).split()) or type(error).__name__
 
 
-def constant_rate(timed: Iterator[tuple[float, T]], rate: fractions.Fraction) -> Iterator[T]:
+def constant_rate(
+    timed: Iterator[tuple[float, T]], rate: fractions.Fraction, pace: Pace
+) -> Iterator[T]:
     """One picture (or its number) per 1/rate seconds from the first on: the latest whose time has
-    come.
+    come. What became of the pictures is added to `pace`.
 
     Times are rounded to the nearest tick, so a source of this very rate passes through unchanged.
     """
-    start, shown, ticks = None, None, 0
+    start, shown, fresh = None, None, False
+
+    def frame() -> T:
+        nonlocal fresh
+        pace.frames += 1
+        pace.repeated += not fresh
+        fresh = False
+        return shown
+
     for time, picture in timed:
         start = time if start is None else start
         place = math.floor((time - start) * float(rate) + 0.5)
-        while ticks < place:
-            yield shown
-            ticks += 1
-        shown = picture
+        while pace.frames < place:
+            yield frame()
+        pace.dropped += fresh
+        shown, fresh = picture, True
     if shown is not None:
-        yield shown
+        yield frame()

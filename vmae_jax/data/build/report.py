@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _LISTED = 5  # names per reason on the terminal; the file has all
+_UNEVEN = 0.03  # of a video's pictures dropped or frames repeated, from which on it is named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,7 +14,8 @@ class Report:
     """`splits`: totals by name; `rejected`: {path, detail, frames, seconds} by reason.
 
     `partial` lists videos that broke midway but were kept up to there; `warnings` say what was not
-    as expected before any video was read.
+    as expected before any video was read, `times` of which videos a few per cent of the pictures
+    were dropped, or of the frames repeated, and what was put right in their times.
     """
 
     out: str
@@ -22,6 +24,7 @@ class Report:
     partial: Sequence[Mapping[str, Any]]
     kept: Sequence[Mapping[str, Any]]
     warnings: Sequence[str] = ()
+    times: Sequence[str] = ()
 
     @property
     def num_kept(self) -> int:
@@ -60,13 +63,36 @@ class Report:
             lines.append(f"  kept only up to a break in the stream: {len(self.partial)}")
             lines += _listing(self.partial)
         lines += [f"warning: {warning}" for warning in self.warnings]
+        lines += [f"warning: {what}" for what in self.times[:_LISTED]]
+        if len(self.times) > _LISTED:
+            lines.append(
+                f"warning: {len(self.times) - _LISTED} more by their times, see report.json"
+            )
         return "\n".join(lines)
+
+
+def _time_amiss(video: Mapping[str, Any]) -> str:
+    """What a constant rate did to a video that had none, or what was put right; '' = nothing."""
+    time = video.get("time")  # shards of earlier versions have none
+    if not time:
+        return ""
+    found = list(time["notes"])
+    for what, of in (("dropped", "pictures"), ("repeated", "frames")):
+        if time[what] > _UNEVEN * time[of]:
+            found.append(f"{time[what]} of {time[of]} {of} {what}")
+    stated = f"{time['fps_stated']} stated, " * (time["fps_stated"] is not None)
+    rates = f"{time['fps']} a second, {stated}{time['fps_measured']} measured"
+    return f"{_printable(video)}: {'; '.join(found)} ({rates})" if found else ""
+
+
+def _printable(video: Mapping[str, Any]) -> str:
+    return video["path"].encode(errors="backslashreplace").decode()
 
 
 def _listing(videos: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = []
     for video in videos[:_LISTED]:
-        path = video["path"].encode(errors="backslashreplace").decode()
+        path = _printable(video)
         reached = f" after {video['frames']} frames, {video['seconds']:.1f} s" * (
             video["frames"] > 0
         )
@@ -119,11 +145,13 @@ def make_report(
         reason: sorted(videos, key=lambda video: video["path"])
         for reason, videos in sorted(reasons.items())
     }
+    kept.sort(key=lambda v: v["path"])
     return Report(
         out,
         splits,
         by_path,
         sorted(partial, key=lambda v: v["path"]),
-        sorted(kept, key=lambda v: v["path"]),
+        kept,
         warnings,
+        list(filter(None, map(_time_amiss, kept))),
     )

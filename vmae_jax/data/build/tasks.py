@@ -79,14 +79,14 @@ class ShardTask:
 
     def _add(self, video: Video, writer: ShardWriter, outcome: dict[str, list]) -> None:
         entry = {"path": video.path, "clips": 0, "frames": 0, "seconds": 0.0, "bytes": 0}
-        broken = None
+        broken, time = None, {}
         # The clips of a video enter the shard together, once it is known to be whole.
         with tempfile.SpooledTemporaryFile(_SPOOL_BYTES) as spool:
             lengths = []
             try:
                 with local_file(locate(self.root, video.path)) as file:
                     _check_unchanged(file, video)
-                    for clip in transcode(file, self.encoding, video.cuts):
+                    for clip in transcode(file, self.encoding, video.cuts, time.update):
                         record = self._record(clip, video, len(lengths))
                         lengths.append(spool.write(record.serialize()))
                         entry["frames"] += record.num_frames
@@ -108,6 +108,7 @@ class ShardTask:
             "clips": len(lengths),
             "bytes": sum(lengths),
             "seconds": round(entry["seconds"], 3),
+            "time": time,
         }
         outcome["kept"].append(entry | ({"partial": broken} if broken else {}))
 

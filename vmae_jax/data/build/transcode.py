@@ -4,12 +4,13 @@ Frames stream through one at a time (decode, scale, place in time, encode), so m
 size of a frame and of an encoded clip, not on how long the video is.
 """
 
+import contextlib
 import dataclasses
 import fractions
 import io
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import av
@@ -50,22 +51,34 @@ class Encoding:
     max_frames: int = 18_000  # of a clip, 10 minutes at 30 fps
 
 
-def transcode(file: str, encoding: Encoding, cuts: Sequence[Cut] = ()) -> Iterator[Record]:
+def transcode(
+    file: str,
+    encoding: Encoding,
+    cuts: Sequence[Cut] = (),
+    told: Callable[[dict[str, Any]], None] = lambda time: None,
+) -> Iterator[Record]:
     """Clips of a video file as records without name and label.
 
     With `cuts` one record for each, and nothing behind the last is looked at. Else a last segment
     shorter than half of `segment_seconds` is left out, unless it is the only one.
 
+    Args:
+      told: hears in the end what became of the times of what was read, see `_time`.
+
     Raises:
       VideoError: at the end, after what could be decoded was given, where the video breaks midway
         or ends before a cut; or at once where it cannot be decoded or exceeds a limit.
     """
-    with Source(file, encoding.short_side, encoding.max_pixels) as source:
+    with (
+        Source(file, encoding.short_side, encoding.max_pixels) as source,
+        contextlib.ExitStack() as stack,
+    ):
+        stack.callback(lambda: told(_time(source)))
         rate = source.rate
         stretches = _stretches(rate, encoding.segment_seconds, cuts)
         first, end = next(stretches)
         clip, clips = None, 0
-        for tick, picture in enumerate(constant_rate(source, rate)):
+        for tick, picture in enumerate(constant_rate(source, rate, source.pace)):
             if tick < first:
                 continue
             if clip is None:
@@ -94,6 +107,21 @@ def transcode(file: str, encoding: Encoding, cuts: Sequence[Cut] = ()) -> Iterat
             raise source.error("too short", f"it ends before second {cuts[clips].end:.2f}")
         if not clips:
             raise source.error("too short", "a single picture" if tail else "no frame in it")
+
+
+def _time(source: Source) -> dict[str, Any]:
+    """Rates stated, measured and taken; pictures read, and what became of them; what was amiss."""
+    line, pace = source.timeline, source.pace
+    return {
+        "fps_stated": round(float(line.stated), 3) if line.stated else None,
+        "fps_measured": round(line.measured, 3),
+        "fps": round(float(line.rate), 3),
+        "pictures": source.frames,
+        "frames": pace.frames,
+        "dropped": pace.dropped,
+        "repeated": pace.repeated,
+        "notes": list(source.notes),
+    }
 
 
 def _stretches(

@@ -84,7 +84,9 @@ def _look(name: str, file: str, settings: ExamineSettings) -> Examined:
         _check_length(source, source.promised or 0.0, settings)
         wanted.step = max(1, int(source.rate / _LOOKS_PER_SECOND))
         kept, ticks = _Kept(source.rate, settings), 0
-        for tick, picture in enumerate(constant_rate(_bounded(source, settings), source.rate)):
+        for tick, picture in enumerate(
+            constant_rate(_bounded(source, settings), source.rate, source.pace)
+        ):
             _check_length(source, tick / source.rate, settings)
             kept.add(tick, picture)
             ticks = tick + 1

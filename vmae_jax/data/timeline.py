@@ -1,0 +1,301 @@
+"""When each picture of a stream is shown, and at which rate: the times of its packets, put right.
+
+The rule, the same for every container:
+
+- The decoder decides the order of the pictures, the packets' times decide when they are shown: the
+  n-th picture has the n-th time. What a container says of the order does not matter (AVI and raw
+  streams say nothing), and neither does how far a codec reorders.
+- A picture stands until the time of the next, as in a player: a pause repeats it.
+- A time line that starts anew (joined files, a recorder's restart) or jumps goes on one picture
+  later. It jumps where a picture would stand for more than an hour; in MPEG-TS and -PS, whose times
+  may jump by design, for more than 10 seconds, as FFmpeg has it.
+- A picture whose time is far off the line, or that has none, is shown in the hole that it left.
+  Pictures before the first time of all are left out: they were trimmed.
+- The rate is that of the pictures in motion: of the median gap, or of shorter ones where they are
+  more than a tenth. What the file states holds where it fits these gaps to half a picture in all;
+  else the nearest common rate that fits them, else what was measured. At 120 and more, every n-th
+  picture is taken, so that 60 to 120 are left.
+"""
+
+import array
+import dataclasses
+import fractions
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+_MIN_FPS, _MAX_FPS = 1, 60
+_MAX_PAUSE = 3600.0  # seconds that a picture may stand
+_MAX_JUMP = 10.0  # likewise, where times may jump by design
+_REORDER = 32  # packets; twice as many as H.264 and HEVC may hold back
+_SPIKE = 8  # packets in a row that may be off the line
+_MOST_FILLED = 1000  # pictures whose time is looked for in holes
+_LISTED = 3  # seams in words
+_COMMON = [
+    fractions.Fraction(rate)
+    for rate in (5, 7.5, 8, 10, 12, 12.5, 15, 18, 20, 24, 25, 30, 48, 50, 60, 90, 100, 120, 240)
+]
+_NTSC = [fractions.Fraction(1000 * rate, 1001) for rate in (12, 15, 24, 30, 48, 60, 120, 240)]
+
+
+class Packets:
+    """Takes note of a stream's packets, in the order of the file."""
+
+    def __init__(self):
+        self.pts, self.dts = array.array("d"), array.array("d")  # ticks; NaN = not said
+        self.keys: list[int] = []  # numbers of those that need no other
+        self.hidden: list[int] = []  # likewise that are decoded, not shown
+
+    def add(self, pts: int | None, dts: int | None, key: bool, hidden: bool) -> None:
+        if key:
+            self.keys.append(len(self.pts))
+        if hidden:
+            self.hidden.append(len(self.pts))
+        self.pts.append(math.nan if pts is None else pts)
+        self.dts.append(math.nan if dts is None else dts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Timeline:
+    """When the pictures of a stream are shown."""
+
+    ranks: np.ndarray  # i64[packets], place of the packet's picture in `times`; -1 = not shown
+    times: np.ndarray  # f64[pictures], seconds, ascending
+    stored: np.ndarray  # f64[pictures], seconds as the file has them; NaN where it has none
+    stated: fractions.Fraction | None  # pictures per second, by the file
+    measured: float  # likewise, in motion
+    rate: fractions.Fraction  # likewise of the clips
+    seams: tuple[int, ...]  # packets with which the time line starts anew
+    notes: tuple[str, ...]  # what was put right
+
+
+def trace(
+    packets: Packets,
+    time_base: fractions.Fraction,
+    stated: Sequence[fractions.Fraction],
+    *,
+    guessed: bool = False,
+    may_jump: bool = False,
+) -> Timeline:
+    """The time line of a stream.
+
+    Args:
+      time_base: seconds of a tick.
+      stated: rates that the file states, the likeliest first.
+      guessed: times of decoding are not of the file.
+      may_jump: times of this kind of file jump where nothing stands still.
+    """
+    pts, dts = np.array(packets.pts), np.array(packets.dts)
+    tick = float(time_base)
+    if not len(pts):
+        rate = fractions.Fraction(30)
+        return Timeline(np.zeros(0, np.int64), pts, pts, None, 0.0, rate, (), ())
+    if np.isnan(pts).all() and np.isnan(dts).all():
+        dts = np.arange(len(pts)) / float((stated[0] if stated else 30) * time_base)
+    pts = dts if np.isnan(pts).all() else pts
+    first = np.argmin(np.isnan(pts if np.isnan(dts).all() else dts))  # before: trimmed
+    times = pts.copy()
+    for _ in range(2):  # wild times may have spoilt the line
+        line = _decoding_times(times, packets.keys) if guessed else dts
+        gap = _usual_gap(line)
+        line = _without_spikes(line, gap)
+        seams = np.flatnonzero(np.diff(line) < -gap / 2) + 1
+        bounds = list(itertools.pairwise((0, *seams, len(line))))
+        for start, end in bounds:
+            _check_order(times[start:end], line[start:end], gap)
+    found = ~np.isnan(times)
+    for start, end in bounds:
+        _fill(times[max(start, first) : end], line[max(start, first) : end], gap)
+    shown = ~np.isnan(times)
+    shown[packets.hidden] = False
+    _join(times, shown, bounds, gap)
+
+    order = np.flatnonzero(shown)[np.argsort(times[shown], kind="stable")]
+    ticks, jumps = _without_jumps(times[order], gap, (_MAX_JUMP if may_jump else _MAX_PAUSE) / tick)
+    parts = np.searchsorted(seams, order, side="right")
+    breaks = np.flatnonzero((np.diff(parts, prepend=0) > 0) | jumps)
+    ranks = np.full(len(times), -1, np.int64)
+    ranks[order] = np.arange(len(order))
+    # In the order of operations of FFmpeg's bindings, whose times these were.
+    seconds, stored = (
+        values * time_base.numerator / time_base.denominator for values in (ticks, pts[order])
+    )
+    notes = _notes(seconds, breaks, shown, found)
+    rate, measured = _rate(seconds, tick, stated)
+    return Timeline(
+        ranks,
+        seconds,
+        stored,
+        stated[0] if stated else None,
+        measured,
+        _taken(rate),
+        tuple(map(int, seams)),
+        notes,
+    )
+
+
+def _usual_gap(line: np.ndarray) -> float:
+    """Ticks from one picture to the next, never 0."""
+    steps = np.diff(line[~np.isnan(line)])
+    return float(np.median(steps[steps > 0])) if (steps > 0).any() else 1.0
+
+
+def _decoding_times(pts: np.ndarray, keys: Sequence[int]) -> np.ndarray:
+    """Times that ascend in the order of the file, as long as those of presentation are sound.
+
+    For what is decoded before a key picture is shown before what is decoded after it.
+    """
+    line = pts.copy()
+    for start, end in itertools.pairwise((0, *keys, len(pts))):
+        known = start + np.flatnonzero(~np.isnan(pts[start:end]))
+        line[known] = np.sort(pts[known])
+    return line
+
+
+def _without_spikes(line: np.ndarray, gap: float) -> np.ndarray:
+    """The line without the few times that leave it, after which it goes on as if without them.
+
+    These, and others that are missing, lie evenly between their neighbours.
+    """
+    known = np.flatnonzero(~np.isnan(line))
+    values = line[known]
+    steps = np.diff(values)
+    jumps = steps > 4 * gap
+    off = np.zeros(len(values), bool)
+    for i in np.flatnonzero(steps < -gap / 2) + 1:  # the first packet after a step back
+        up = [
+            j for j in range(max(1, i - _SPIKE), i) if jumps[j - 1] and values[j - 1] <= values[i]
+        ]
+        down = [
+            j
+            for j in range(i + 1, min(i + 1 + _SPIKE, len(values)))
+            if jumps[j - 1] and values[j] >= values[i - 1]
+        ]
+        if up:
+            off[up[-1] : i] = True
+        elif down:
+            off[i : down[0]] = True
+    return np.interp(np.arange(len(line)), known[~off], values[~off])
+
+
+def _check_order(times: np.ndarray, line: np.ndarray, gap: float) -> None:
+    """Takes away times that no reordering explains, in place; of one part of a file."""
+    lead = times - line
+    if np.isnan(lead).all():
+        return
+    slack = abs(float(np.nanmedian(lead))) + _REORDER / 2 * gap
+    away = np.full(min(_REORDER, len(line)), np.inf)
+    late = times > np.append(line[_REORDER:], away) + slack
+    early = times < np.append(-away, line[:-_REORDER]) - slack
+    times[late | early] = np.nan
+
+
+def _fill(times: np.ndarray, line: np.ndarray, gap: float) -> None:
+    """Gives pictures without a time that of the nearest hole, in place; of one part of a file."""
+    missing = np.flatnonzero(np.isnan(times))
+    lead = times - line
+    lead = 0.0 if np.isnan(lead).all() else float(np.nanmedian(lead))
+    taken = np.sort(times[~np.isnan(times)])
+    for i in missing:
+        near = line[i] + lead
+        if np.isnan(near) and i > 0:
+            near = times[i - 1] + gap
+        if len(missing) <= _MOST_FILLED:
+            near = _nearest_hole(taken, near, gap)
+            taken = np.insert(taken, np.searchsorted(taken, near), near)
+        times[i] = near
+
+
+def _nearest_hole(taken: np.ndarray, near: float, gap: float) -> float:
+    """A time beside `near`, one picture away from its neighbours where there is such a hole."""
+    first, last = np.searchsorted(taken, (near - _REORDER * gap, near + _REORDER * gap))
+    window = taken[first : last + 1]
+    holes = np.flatnonzero(np.diff(window) > 1.5 * gap)
+    if not len(holes):
+        return near
+    left, right = window[holes], window[holes + 1]
+    middle = (left + right) / 2
+    places = np.clip(near, np.minimum(left + gap, middle), np.maximum(right - gap, middle))
+    return float(places[np.argmin(np.abs(places - near))])
+
+
+def _join(
+    times: np.ndarray, shown: np.ndarray, bounds: Sequence[tuple[int, int]], gap: float
+) -> None:
+    """Shifts each part of a file, so that it begins one picture after the part before."""
+    latest = None
+    for start, end in bounds:
+        here = times[start:end][shown[start:end]]
+        if len(here):
+            if latest is not None:
+                times[start:end] += latest + gap - here.min()
+                here = times[start:end][shown[start:end]]
+            latest = here.max()
+
+
+def _without_jumps(times: np.ndarray, gap: float, longest: float) -> tuple[np.ndarray, np.ndarray]:
+    """Ascending times without steps of more than `longest`, and bool[pictures]: after a jump."""
+    steps = np.diff(times, prepend=times[:1])
+    jumps = steps > longest
+    return times - np.where(jumps, steps - gap, 0).cumsum(), jumps
+
+
+def _notes(
+    seconds: np.ndarray, breaks: np.ndarray, shown: np.ndarray, found: np.ndarray
+) -> tuple[str, ...]:
+    notes = [
+        f"its time starts anew after {i} pictures, {seconds[i] - seconds[0]:.2f} s" for i in breaks
+    ]
+    if len(notes) > _LISTED:
+        notes[_LISTED:] = [f"... {len(notes)} times in all"]
+    missing, moved = int((~shown & ~found).sum()), int((shown & ~found).sum())
+    if missing:
+        notes.append(f"{missing} pictures before its first time left out")
+    if moved:
+        notes.append(f"{moved} pictures without a time of their own, or with a wild one")
+    return tuple(notes)
+
+
+# ---- The rate ----
+
+
+def _taken(rate: fractions.Fraction) -> fractions.Fraction:
+    """That of the clips of a video: every n-th picture of a fast one."""
+    rate = max(rate, fractions.Fraction(_MIN_FPS))
+    every = max(1, math.floor(rate / _MAX_FPS + fractions.Fraction(1, 100)))  # 119.88 is as 120
+    return (rate / every).limit_denominator(1001)
+
+
+def _rate(
+    times: np.ndarray, tick: float, stated: Sequence[fractions.Fraction]
+) -> tuple[fractions.Fraction, float]:
+    """Pictures per second in motion: what is likely meant, and what was measured."""
+    gaps = np.diff(times)
+    gaps = gaps[gaps > tick / 2]
+    if not len(gaps):
+        return (stated[0] if stated else fractions.Fraction(30)), 0.0
+    usual, shorter = np.median(gaps), gaps
+    while len(shorter) > 0.1 * len(gaps):
+        usual = np.median(shorter)
+        shorter = gaps[(gaps < 0.7 * usual) & (gaps < usual - 1.01 * tick)]
+    regular = gaps[np.abs(gaps - usual) < max(0.25 * usual, 1.01 * tick)]
+    seconds, count = float(regular.sum()), len(regular)
+    # Rounded times add up; those of a clock that trembles leave the mean unsure.
+    trembles = np.ptp(regular) > 2.01 * tick
+    slack = max(0.5, 2 * regular.std() / regular.mean() * math.sqrt(count)) if trembles else 0.5
+
+    measured = count / seconds
+
+    def misses(rate: fractions.Fraction) -> float:
+        return abs(seconds * float(rate) - count)
+
+    for rate in stated:
+        if misses(rate) < 0.5:
+            return rate, measured
+    nearest = min(_COMMON + _NTSC * (not trembles), key=misses)
+    if misses(nearest) < slack:
+        return nearest, measured
+    whole = fractions.Fraction(max(1, round(measured)))
+    return whole if misses(whole) < 0.5 else fractions.Fraction(measured), measured
