@@ -125,7 +125,11 @@ def fingerprint(source: RecordSource) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """One split of a dataset directory, opened. `label_names` is empty for unlabelled videos."""
+    """One split of a dataset directory, opened.
+
+    `label_names` is empty for unlabelled videos. `class_order` says where the numbers of the
+    classes come from; '' where the builder did not note it.
+    """
 
     path: str
     name: str
@@ -133,6 +137,7 @@ class Dataset:
     source: RecordSource
     fingerprint: str
     label_names: tuple[str, ...]
+    class_order: str = ""
 
 
 def _join(directory: str, name: str) -> str:
@@ -192,7 +197,8 @@ def open_dataset(path: str | os.PathLike, split: str = "train") -> Dataset:
                 f"{shard}: found {len(index)} records, dataset_info.json says {expected}; build "
                 "the dataset again"
             )
-    return Dataset(path, name, split, source, fingerprint(source), _label_names(path))
+    names, order = _label_names(path), _class_order(path)
+    return Dataset(path, name, split, source, fingerprint(source), names, order)
 
 
 def _label_names(path: str) -> tuple[str, ...]:
@@ -200,3 +206,10 @@ def _label_names(path: str) -> tuple[str, ...]:
         return tuple(_read_text(_join(path, "label.labels.txt")).splitlines())
     except FileNotFoundError:
         return ()
+
+
+def _class_order(path: str) -> str:
+    try:
+        return str(json.loads(_read_text(_join(path, "metadata.json"))).get("class_order", ""))
+    except (FileNotFoundError, ValueError, AttributeError):  # none, or not the builder's
+        return ""
