@@ -148,17 +148,13 @@ def read_benchmark(
     taken, rejected, missing = _take(listing.entries, paths, spec.keys)
     wanted = len(taken) + len(missing)
     if not taken or len(missing) > max_missing * wanted:
-        raise BuildError(f"{_lack(videos, paths, taken, missing, max_missing)}; {spec.files}")
+        lack = _lack(paths, taken, missing, max_missing)
+        raise BuildError(f"--videos={videos}: {lack}; expected {spec.files}")
     rejected += [(e.names[0], "missing file", f"named in {e.where}") for e in missing]
     entries = [_video(videos, path, e, listing.classes) for path, e in taken.items()]
     warnings = _deviations(benchmark, spec.classes, spec.counts[split], listing)
-    warnings += listing.notes
-    elsewhere = [path for path, entry in taken.items() if not {path, path.lower()} & {*entry.names}]
-    if spec.keys is owners.path_keys and elsewhere:
-        warnings.append(
-            f"{benchmark}: {len(elsewhere)} videos have another suffix or folder than in the lists "
-            f"and are found by the rest of their names, such as {elsewhere[0]}"
-        )
+    if spec.keys is owners.path_keys:
+        warnings += _elsewhere(benchmark, taken)
     if missing:
         warnings.append(f"{benchmark}: {len(missing)} of {wanted} listed videos are missing")
     return Manifest(
@@ -172,30 +168,21 @@ def read_benchmark(
 
 
 def _lack(
-    videos: str,
-    paths: Sequence[str],
-    taken: Collection[str],
-    missing: Sequence[Entry],
-    max_missing: float,
+    paths: Sequence[str], taken: Collection[str], missing: Sequence[Entry], max_missing: float
 ) -> str:
-    """What is wrong where too few of the listed videos are there."""
+    """In words, that too few of the listed videos are there."""
     wanted = len(taken) + len(missing)
     if not missing:
-        return (
-            f"--annotations: no video for train or val is listed ({len(paths)} files in {videos})"
-        )
-    example = f"{missing[0].names[0]} ({missing[0].where})"
+        return "none of the lists names a video for train or val"
+    example = f"such as {missing[0].names[0]} ({missing[0].where})"
     if taken:
         return (
-            f"--videos={videos}: {len(missing)} of {wanted} listed videos are missing, such as "
-            f"{example}; --max_missing={max_missing} allows fewer; expected"
+            f"{len(missing)} of {wanted} listed videos are missing, {example}; "
+            f"--max_missing={max_missing} allows fewer"
         )
-    found = [path for path in paths if _is_video(path)]
-    there = f"{len(found)} videos of other names, such as {found[0]}" if found else "no videos"
-    return (
-        f"--videos={videos}: found none of the {wanted} listed videos, such as {example}, there or "
-        f"in any folder below it, but {there}; expected"
-    )
+    others = [path for path in paths if _is_video(path)]
+    found = f"{len(others)} others, such as {others[0]}" if others else "no video at all"
+    return f"none of the {wanted} listed videos, {example}, is in it or below; found {found}"
 
 
 def _parse(benchmark: str) -> tuple[str, int]:
@@ -273,10 +260,24 @@ def _video(root: str, path: str, entry: Entry, classes: Sequence[str]) -> Video:
     return Video(path, stat.st_size, stat.st_mtime_ns, entry.use, entry.label, name)
 
 
+def _elsewhere(benchmark: str, taken: Mapping[str, Entry]) -> list[str]:
+    """Says that videos were found by their stems alone."""
+    found = [path for path, entry in taken.items() if not {path, path.lower()} & {*entry.names}]
+    if not found:
+        return []
+    return [
+        f"{benchmark}: {len(found)} videos, such as {found[0]}, have another folder or suffix than "
+        "in the lists; they are taken by the rest of their names"
+    ]
+
+
 def _deviations(
     benchmark: str, classes: int, counts: Mapping[str, int], listing: Listing
 ) -> list[str]:
-    """What differs from the owners' numbers. A list of test videos need not be there."""
+    """What differs from the owners' numbers. A list of test videos need not be there.
+
+    After that, what reading the lists had to note.
+    """
     found = collections.Counter(entry.use for entry in listing.entries)
     lines = [
         f"{benchmark}: the lists have {found[use]} videos for {use}, officially {count}"
@@ -285,4 +286,4 @@ def _deviations(
     ]
     if len(listing.classes) != classes:
         lines.insert(0, f"{benchmark}: found {len(listing.classes)} classes, officially {classes}")
-    return lines
+    return [*lines, *listing.notes]

@@ -97,15 +97,15 @@ def kinetics710(folder: str, split: int = 0, label_map: str | None = None) -> Li
     file = _map_file(label_map, 710)
     entries, notes = [], []
     for version in _VERSIONS:
-        read = _read(os.path.join(folder, f"k{version}"))
+        read = _read(folder, f"k{version}/")
         classes, numbers, said = _numbered(read.labels, version, file)
         notes += read.notes + said
         entries += [clip.entry(f"k{version}/", clip.id, numbers) for clip in read.clips]
     return Listing(classes, entries, f"the numbers of {os.path.basename(file)}", tuple(notes))
 
 
-def _read(folder: str) -> _Version:
-    files = lists.find(folder, "*.csv", "train.csv, val.csv or the like")
+def _read(folder: str, subfolder: str = "") -> _Version:
+    files = lists.find(folder, f"{subfolder}*.csv", f"{subfolder}train.csv, val.csv or the like")
     clips, notes = [], []
     for file in files:
         for line, row in lists.table(file, _COLUMNS[1:4], _headerless):
@@ -115,7 +115,10 @@ def _read(folder: str) -> _Version:
     for use in ("train", "val"):
         if not any(clip.use == use for clip in clips):
             found = ", ".join(map(os.path.basename, files))
-            notes.append(f"{folder}: has no list for {use}, only {found}; none is built")
+            notes.append(
+                f"{os.path.dirname(files[0])}: no list for {use} among {found}: there will be no split "
+                f"{use}"
+            )
     return _Version(clips, sorted({clip.label for clip in clips if clip.label}), notes)
 
 

@@ -28,18 +28,17 @@ def find(folder: str, pattern: str, expected: str = "") -> list[str]:
     """The files of a folder that match, sorted; not those of its subfolders.
 
     Raises:
-      BuildError: where there is none. It names a subfolder that has one.
+      BuildError: where there is none. It names subfolders that have some.
     """
     inside = glob.escape(folder)
     found = sorted(glob.glob(os.path.join(inside, pattern)))
     if found:
         return found
-    below = (glob.glob(os.path.join(inside, *"*" * depth, pattern)) for depth in (1, 2))
-    hint = next((os.path.dirname(min(paths)) for paths in below if paths), "")
-    raise BuildError(
-        f"--annotations={folder}: found no file {expected or pattern}"
-        + (f"; there are in {hint}: give the folder in the place of this one" if hint else "")
-    )
+    up = [".."] * (pattern.count("/") + 1)
+    below = [p for n in (1, 2) for p in glob.glob(os.path.join(inside, *"*" * n, pattern))]
+    folders = sorted({os.path.normpath(os.path.join(path, *up)) for path in below})
+    hint = f"; give the folder itself: --annotations={' or '.join(folders[:3])}" if folders else ""
+    raise BuildError(f"--annotations={folder}: found no file {expected or pattern}{hint}")
 
 
 def only(folder: str, pattern: str) -> str:
