@@ -125,11 +125,7 @@ def fingerprint(source: RecordSource) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """One split of a dataset directory, opened.
-
-    `label_names` is empty for unlabelled videos. `class_order` says where the numbers of the
-    classes come from; '' where the builder did not note it.
-    """
+    """One split of a dataset directory, opened. `label_names` is empty for unlabelled videos."""
 
     path: str
     name: str
@@ -137,7 +133,6 @@ class Dataset:
     source: RecordSource
     fingerprint: str
     label_names: tuple[str, ...]
-    class_order: str = ""
 
 
 def _join(directory: str, name: str) -> str:
@@ -197,8 +192,7 @@ def open_dataset(path: str | os.PathLike, split: str = "train") -> Dataset:
                 f"{shard}: found {len(index)} records, dataset_info.json says {expected}; build "
                 "the dataset again"
             )
-    names, order = _label_names(path), _class_order(path)
-    return Dataset(path, name, split, source, fingerprint(source), names, order)
+    return Dataset(path, name, split, source, fingerprint(source), _label_names(path))
 
 
 def _label_names(path: str) -> tuple[str, ...]:
@@ -208,8 +202,9 @@ def _label_names(path: str) -> tuple[str, ...]:
         return ()
 
 
-def _class_order(path: str) -> str:
+def class_order(path: str) -> str:
+    """Where the classes' numbers come from, in words; '' where the builder did not note it."""
     try:
         return str(json.loads(_read_text(_join(path, "metadata.json"))).get("class_order", ""))
-    except (FileNotFoundError, ValueError, AttributeError):  # none, or not the builder's
+    except (OSError, ValueError, AttributeError):  # none, or not the builder's
         return ""

@@ -1,7 +1,7 @@
 """Raw videos to a dataset directory of shards: `build`, or python -m vmae_jax.data.build.
 
 Stages: manifest.py lists the videos (benchmarks.py: those of a labelled benchmark, by way of
-annotations.py, kinetics.py and lists.py), tasks.py builds one shard by way of transcode.py,
+annotations.py, kinetics.py and tables.py), tasks.py builds one shard by way of transcode.py,
 builder.py schedules the shards and writes TFDS's metadata, report.py adds up what was kept and what
 was not.
 """

@@ -11,7 +11,7 @@ import os
 import re
 from typing import Any, NamedTuple
 
-from vmae_jax.data.build import lists
+from vmae_jax.data.build import tables
 
 NUMBER = re.compile("[0-9]{1,6}")
 
@@ -28,7 +28,7 @@ class Entry(NamedTuple):
 
     @property
     def where(self) -> str:
-        return lists.where(self.file, self.line)
+        return tables.where(self.file, self.line)
 
 
 class Listing(NamedTuple):
@@ -45,22 +45,22 @@ def ucf101(folder: str, split: int, label_map: str | None = None) -> Listing:
 
     Numbers: those of classInd.txt minus 1, as in MMAction2 and, before it, TSN.
     """
-    index = lists.only(folder, "classInd.txt")
+    index = tables.only(folder, "classInd.txt")
     classes: dict[str, int] = {}
-    for line, text in lists.rows(index):
+    for line, text in tables.rows(index):
         number, _, name = text.partition(" ")
         if number != str(len(classes) + 1) or not name.strip() or name.strip() in classes:
-            raise lists.wrong(index, line, text, f"'{len(classes) + 1} NAME_OF_A_CLASS'")
+            raise tables.wrong(index, line, text, f"'{len(classes) + 1} NAME_OF_A_CLASS'")
         classes[name.strip()] = len(classes)
     numbers = {name.lower(): number for name, number in classes.items()}
     entries = []
     for use, stem in (("train", "trainlist"), ("val", "testlist")):
         file = os.path.join(folder, f"{stem}{split:02d}.txt")
-        for line, text in lists.rows(file):
+        for line, text in tables.rows(file):
             path, _, said = text.partition(" ")
             number = numbers.get(path.partition("/")[0].lower())
             if number is None or said.strip() not in ("", str(number + 1)):
-                raise lists.wrong(file, line, text, "'CLASS/FILE [NUMBER]' as in classInd.txt")
+                raise tables.wrong(file, line, text, "'CLASS/FILE [NUMBER]' as in classInd.txt")
             entries.append(_at_path(path, use, number, file, line))
     return Listing(tuple(classes), entries, "the lines of classInd.txt")
 
@@ -72,16 +72,16 @@ def hmdb51(folder: str, split: int, label_map: str | None = None) -> Listing:
     order, as in MMAction2.
     """
     suffix = f"_test_split{split}.txt"
-    files = lists.find(folder, f"*{suffix}", f"CLASS{suffix}")
+    files = tables.find(folder, f"*{suffix}", f"CLASS{suffix}")
     classes = sorted(os.path.basename(file).removesuffix(suffix) for file in files)
     uses = {"0": "unused", "1": "train", "2": "val"}
     entries = []
     for label, name in enumerate(classes):
         file = os.path.join(folder, f"{name}{suffix}")
-        for line, text in lists.rows(file):
+        for line, text in tables.rows(file):
             path, _, number = text.rpartition(" ")
             if number not in uses or not path.strip():
-                raise lists.wrong(file, line, text, "'FILE 0', 'FILE 1' or 'FILE 2'")
+                raise tables.wrong(file, line, text, "'FILE 0', 'FILE 1' or 'FILE 2'")
             path = f"{name}/{path.strip()}"
             entries.append(_at_path(path, uses[number], label, file, line))
     return Listing(tuple(classes), entries, "the names of the classes, sorted")
@@ -93,24 +93,24 @@ def ssv2(folder: str, split: int = 0, label_map: str | None = None) -> Listing:
     A video's class is its template without the brackets; labels.json gives the number, as in the
     lists of VideoMAE V2. Those of the test videos are not read.
     """
-    labels = file = lists.only(folder, "*labels.json")
-    numbers = lists.read_json(file, dict)
+    labels = file = tables.only(folder, "*labels.json")
+    numbers = tables.read_json(file, dict)
     for i, (name, number) in enumerate(numbers.items(), 1):
         if not NUMBER.fullmatch(str(number)):
-            raise lists.wrong(file, i, number, f"the number of {name!r}")
+            raise tables.wrong(file, i, number, f"the number of {name!r}")
         numbers[name] = int(number)
-    classes = lists.by_number(numbers, file)
+    classes = tables.by_number(numbers, file)
     entries = []
     for use, pattern in (("train", "*train.json"), ("val", "*validation.json")):
-        file = lists.only(folder, pattern)
-        for i, value in enumerate(lists.read_json(file, list), 1):
+        file = tables.only(folder, pattern)
+        for i, value in enumerate(tables.read_json(file, list), 1):
             name = _id(value, file, i)
             template = str(value.get("template")).replace("[", "").replace("]", "")
             if template not in numbers:
-                raise lists.wrong(file, i, template, "a template of labels.json")
+                raise tables.wrong(file, i, template, "a template of labels.json")
             entries.append(Entry((name,), name, use, numbers[template], file, i))
     for file in sorted(glob.glob(os.path.join(glob.escape(folder), "*test.json"))):
-        for i, value in enumerate(lists.read_json(file, list), 1):
+        for i, value in enumerate(tables.read_json(file, list), 1):
             name = _id(value, file, i)
             entries.append(Entry((name,), name, "test", -1, file, i))
     return Listing(classes, entries, f"the numbers of {os.path.basename(labels)}")
@@ -118,9 +118,9 @@ def ssv2(folder: str, split: int = 0, label_map: str | None = None) -> Listing:
 
 def _at_path(path: str, use: str, label: int, file: str, line: int) -> Entry:
     if path.count("/") != 1:
-        raise lists.wrong(file, line, path, "CLASS/FILE, a file in the folder of videos")
+        raise tables.wrong(file, line, path, "CLASS/FILE, a file in the folder of videos")
     for name in path.split("/"):
-        lists.check_inside(name, file, line)
+        tables.check_inside(name, file, line)
     return Entry(path_keys(path), path, use, label, file, line)
 
 
@@ -136,6 +136,6 @@ def path_keys(path: str) -> tuple[str, ...]:
 
 def _id(value: Any, file: str, line: int) -> str:
     if not isinstance(value, dict) or not isinstance(value.get("id"), str | int):
-        raise lists.wrong(file, line, value, "an object with an id")
-    lists.check_inside(str(value["id"]), file, line)
+        raise tables.wrong(file, line, value, "an object with an id")
+    tables.check_inside(str(value["id"]), file, line)
     return str(value["id"])

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from vmae_jax.data.build import lists
+from vmae_jax.data.build import tables
 from vmae_jax.data.build.annotations import NUMBER, Entry, Listing
 from vmae_jax.data.build.manifest import BuildError
 
@@ -105,10 +105,10 @@ def kinetics710(folder: str, split: int = 0, label_map: str | None = None) -> Li
 
 
 def _read(folder: str, subfolder: str = "") -> _Version:
-    files = lists.find(folder, f"{subfolder}*.csv", f"{subfolder}train.csv, val.csv or the like")
+    files = tables.find(folder, f"{subfolder}*.csv", f"{subfolder}train.csv, val.csv or the like")
     clips, notes = [], []
     for file in files:
-        for line, row in lists.table(file, _COLUMNS[1:4], _headerless):
+        for line, row in tables.table(file, _COLUMNS[1:4], _headerless):
             clips.append(_clip(row, file, line))
             if line == 1:
                 notes.append(f"{file}: has no header; its columns are read as {','.join(row)}")
@@ -116,8 +116,8 @@ def _read(folder: str, subfolder: str = "") -> _Version:
         if not any(clip.use == use for clip in clips):
             found = ", ".join(map(os.path.basename, files))
             notes.append(
-                f"{os.path.dirname(files[0])}: no list for {use} among {found}: there will be no split "
-                f"{use}"
+                f"{os.path.dirname(files[0])}: no list for {use} among {found}; there will be no "
+                f"split {use}"
             )
     return _Version(clips, sorted({clip.label for clip in clips if clip.label}), notes)
 
@@ -135,15 +135,15 @@ def _clip(row: Mapping[str, str], file: str, line: int) -> _Clip:
     said = row.get("split") or os.path.basename(file)
     use = next((use for use in ("train", "val", "test") if use in said.lower()), None)
     if use is None:
-        raise lists.wrong(file, line, said, "a split named train, val or test")
+        raise tables.wrong(file, line, said, "a split named train, val or test")
     name, label = row["youtube_id"], row.get("label", "")
     try:
         start, end = int(row["time_start"]), int(row["time_end"])
     except ValueError as error:
-        raise lists.wrong(file, line, ",".join(row.values()), "whole seconds") from error
+        raise tables.wrong(file, line, ",".join(row.values()), "whole seconds") from error
     if not label and use != "test":
-        raise BuildError(f"{lists.where(file, line)}: {name} has no label")
-    lists.check_inside(name, file, line)
+        raise BuildError(f"{tables.where(file, line)}: {name} has no label")
+    tables.check_inside(name, file, line)
     return _Clip(name, start, end, use, label, file, line)
 
 
@@ -159,18 +159,18 @@ def read_label_map(path: str) -> tuple[tuple[str, ...], dict[str, int]]:
     suffix = os.path.splitext(path)[1].lower()
     numbers: dict[str, int] = {}
     if suffix == ".json":
-        numbers = lists.read_json(path, dict)
+        numbers = tables.read_json(path, dict)
     elif suffix == ".csv":
-        for line, row in lists.table(path, ("label", "number")):
+        for line, row in tables.table(path, ("label", "number")):
             if not NUMBER.fullmatch(row["number"]) or row["label"] in numbers:
-                raise lists.wrong(path, line, ",".join(row.values()), "a new label and its number")
+                raise tables.wrong(path, line, ",".join(row.values()), "a new label and its number")
             numbers[row["label"]] = int(row["number"])
     else:
-        for line, name in lists.rows(path):
+        for line, name in tables.rows(path):
             if name in numbers:
-                raise BuildError(f"{lists.where(path, line)}: {name!r} is on an earlier line too")
+                raise BuildError(f"{tables.where(path, line)}: {name!r} is on an earlier line too")
             numbers[name] = len(numbers)
-    return lists.by_number(numbers, path), numbers
+    return tables.by_number(numbers, path), numbers
 
 
 def _map_file(label_map: str, version: int) -> str:
@@ -230,11 +230,11 @@ def _by_name(labels: Sequence[str], known: Mapping[str, int], file: str) -> dict
 
 def _synonyms(merge: str) -> dict[str, list[str]]:
     """Other names of a label."""
-    pairs = lists.read_json(merge, dict) if os.path.isfile(merge) else _RENAMED
+    pairs = tables.read_json(merge, dict) if os.path.isfile(merge) else _RENAMED
     found: dict[str, list[str]] = {}
     for i, (old, new) in enumerate(pairs.items(), 1):
         if not isinstance(new, str):
-            raise lists.wrong(merge, i, new, f"another name of {old!r}")
+            raise tables.wrong(merge, i, new, f"another name of {old!r}")
         found.setdefault(old, []).append(new)
         found.setdefault(new, []).append(old)
     return found
