@@ -29,14 +29,12 @@ def source(config: Config) -> Weights:
     found = load.load(config.init_from)
     if not config.init_labels:
         return found
-    names, key = (
-        files.read_names(config.init_labels),
-        f"config.init_labels = {config.init_labels!r}",
-    )
+    names = files.read_names(config.init_labels)
+    key = f"config.init_labels = {config.init_labels!r}"
     if len(names) != found.num_classes:
         raise ConfigError(
             f"{key}: names {len(names)} classes, {config.init_from} "
-            f"{f'has {found.num_classes}' if found.num_classes else f'is a {found.kind} without'}"
+            f"has {found.num_classes or 'none'}"
         )
     moved = class_order.moved(names, found.label_names)
     if moved:

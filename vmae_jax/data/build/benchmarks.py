@@ -51,7 +51,7 @@ class Benchmark:
 _KINETICS = (
     "--videos=FOLDER with ID_000010_000020.mp4 or ID.mp4 (first and last second of a video of "
     "YouTube) anywhere below it, from the tar.gz files; --annotations=FOLDER with train.csv, "
-    "val.csv and perhaps test.csv"
+    "val.csv and perhaps test.csv; perhaps --label_map=misc of VideoMAE V2's repository"
 )
 # The three of Kinetics have no counts: their lists shrink with what is left on YouTube.
 _ONE_SPLIT: Mapping[int, Mapping[str, int]] = {0: {}}
