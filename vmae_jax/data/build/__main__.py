@@ -76,8 +76,8 @@ _LABEL_MAP = flags.DEFINE_string(
     "label_map",
     None,
     "Numbers of Kinetics' classes: the folder misc of VideoMAE V2's repository, or a text file (a "
-    "class on each line), a CSV (label,number) or JSON ({label: number}). [the sorted labels, as in "
-    "MMAction2; kinetics710 needs one]",
+    "class on each line), a CSV (label,number) or JSON ({label: number}). [the sorted labels, as "
+    "MMAction2 has them; kinetics710 needs one]",
 )
 _MAX_MISSING = flags.DEFINE_float(
     "max_missing", MAX_MISSING, "Share of a benchmark's videos that may be missing."
