@@ -97,8 +97,8 @@ def _in_order(
     if match is None:
         raise ConfigError(
             f"config.classifier.label_map = {config.classifier.label_map!r}: its rows are "
-            f"{class_order.shown(names)}, the classes of {config.data.dataset} "
-            f"{class_order.shown(label_names)}; build the data in that order (data.build "
+            f"{class_order.shown(names)}; the classes of {config.data.dataset} are "
+            f"{class_order.shown(label_names)}; build the data in the order of the rows (data.build "
             "--label_map=FILE), or give a label map for the data's"
         )
     if match.said:
