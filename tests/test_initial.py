@@ -60,8 +60,8 @@ def test_names_on_both_sides():
     assert few.numbers == tuple(range(10))
     assert "1 of 10 classes have another name ('x' is 'j')" in few.said
     assert class_order.match("bacdefghix", "abcdefghij") is None
-    assert class_order.moved("abx", "abc") == ""
-    assert class_order.moved("xa", "ab") == "class 1 is 'a', which is class 0 there"
+    assert class_order.conflict("abx", "abc") == ""
+    assert "class 1 is 'a', which is its class 0" in class_order.conflict("xa", "ab")
 
 
 @pytest.mark.parametrize("names", [(), HEAD])
@@ -108,7 +108,9 @@ def test_init_labels_names_a_head(source, misc):
     np.testing.assert_array_equal(fitted(config, weights, names), of(weights, rows))
     assert fitted(config, weights, (*names[:3], "swim", "fly")) is None
     source(names)
-    with pytest.raises(ConfigError, match=r"another order .*class 0 is 'luge', which is class 1"):
+    with pytest.raises(
+        ConfigError, match=r"another order .*class 0 is 'luge', which is its class 1"
+    ):
         initial.source(config)
     few = with_settings(config, init_labels=str(misc / "label_map_k600.txt"))
     with pytest.raises(ConfigError, match="names 4 classes, k710 has 5"):

@@ -40,12 +40,18 @@ def match(names: Sequence[str], known: Sequence[str]) -> Match | None:
     )
 
 
-def moved(names: Sequence[str], known: Sequence[str]) -> str:
-    """A name that both sides have at different places, in words; '' where there is none."""
-    numbers = {name: i for i, name in enumerate(known)}
+def conflict(names: Sequence[str], held: Sequence[str]) -> str:
+    """What is wrong with names for a head that holds some, in words; '' where nothing is.
+
+    They may be others, as in another language, but none may stand at two places.
+    """
+    numbers = {name: i for i, name in enumerate(held)}
     for i, name in enumerate(names):
         if numbers.get(name, i) != i:
-            return f"class {i} is {name!r}, which is class {numbers[name]} there"
+            return (
+                "is in another order than the names that the checkpoint holds: class "
+                f"{i} is {name!r}, which is its class {numbers[name]}; leave it away to take those"
+            )
     return ""
 
 

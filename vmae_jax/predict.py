@@ -108,12 +108,8 @@ def class_names(labels: str | None, model: model_lib.Model) -> tuple[str, ...]:
             f"{f'--labels={labels}' if labels else 'the checkpoint'} names {len(names)} classes, "
             f"the head tells {count} apart"
         )
-    moved = class_order.moved(names, model.label_names)
-    if moved:
-        raise model_lib.ModelError(
-            f"--labels={labels}: is in another order than the names that the checkpoint holds "
-            f"({moved}); leave it away, or put it into their order"
-        )
+    if conflict := class_order.conflict(names, model.label_names):
+        raise model_lib.ModelError(f"--labels={labels}: {conflict}")
     return names
 
 

@@ -127,12 +127,8 @@ def relabelled(weights: Weights, label_map: str | None, labels: str | None) -> W
             raise ConversionError(
                 f"{labels}: names {len(names)} classes, the weights have {weights.num_classes}"
             )
-        moved = class_order.moved(names, weights.label_names)
-        if moved:
-            raise ConversionError(
-                f"{labels}: is in another order than the names that the weights hold ({moved}); "
-                "leave it away, or put it into their order"
-            )
+        if conflict := class_order.conflict(names, weights.label_names):
+            raise ConversionError(f"{labels}: {conflict}")
         weights = dataclasses.replace(weights, label_names=names)
     return weights
 

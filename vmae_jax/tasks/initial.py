@@ -36,12 +36,8 @@ def source(config: Config) -> Weights:
             f"{key}: names {len(names)} classes, {config.init_from} "
             f"has {found.num_classes or 'none'}"
         )
-    moved = class_order.moved(names, found.label_names)
-    if moved:
-        raise ConfigError(
-            f"{key}: is in another order than the names that {config.init_from} holds ({moved}); "
-            "leave init_labels empty to take those"
-        )
+    if conflict := class_order.conflict(names, found.label_names):
+        raise ConfigError(f"{key}: {conflict}")
     return dataclasses.replace(found, label_names=names)
 
 
@@ -98,7 +94,7 @@ def _in_order(
         raise ConfigError(
             f"config.classifier.label_map = {config.classifier.label_map!r}: its rows are "
             f"{class_order.shown(names)}; the classes of {config.data.dataset} are "
-            f"{class_order.shown(label_names)}; build the data in the order of the rows (data.build "
+            f"{class_order.shown(label_names)}; build the data in the rows' order (data.build "
             "--label_map=FILE), or give a label map for the data's"
         )
     if match.said:
