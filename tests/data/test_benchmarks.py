@@ -471,6 +471,7 @@ def test_command_builds_a_dataset(tmp_path):
     assert f"warning: {warning}" in done.stdout
     assert warning in done.stderr  # before the work
     assert "cannot be opened: 1" in done.stdout
+    assert "classes: in the order of the lines of classInd.txt" in done.stdout
     assert "not labelled" not in done.stdout  # the lists lie among the videos
     report = json.loads((tmp_path / "set/report.json").read_text())
     assert warning in report["warnings"]

@@ -46,6 +46,7 @@ from vmae_jax.data.build import BuildError, build
 from vmae_jax.data.build.benchmarks import BENCHMARKS, MAX_MISSING
 from vmae_jax.data.build.transcode import Encoding
 from vmae_jax.data.clips import CODECS
+from vmae_jax.data.records import class_order
 
 _VIDEOS = flags.DEFINE_string(
     "videos",
@@ -157,6 +158,8 @@ def main(argv: list[str]) -> None:
             bar.close()
     split = "" if "train" in report.splits else f" --config.data.split={next(iter(report.splits))}"
     print(f"\n{report.table()}\n\ndataset: {report.out} (details in report.json there)")
+    if order := class_order(report.out):
+        print(f"classes: in the order of {order}")
     print(
         "next:    python -m vmae_jax.main --config=configs/quickstart.py "
         f"--config.data.dataset={shlex.quote(report.out)}{split} "
