@@ -2,16 +2,17 @@
 
     python -m vmae_jax.main --config=configs/vitg_k600_from_k710.py \
         --config.data.dataset=YOUR_K600 --config.init_from=YOUR_CHECKPOINT \
-        --config.classifier.label_map=label_map_k600.json
+        --config.classifier.label_map=MISC/label_710to600.json
 
 It starts from post-pre-training on Kinetics-710 (configs/vitg_k710.py): a workdir of this code, a
 public .pth, a safetensors file or a Hugging Face directory. The shards, with the splits train and
 val, come from the owners' files: python -m vmae_jax.data.build --benchmark=kinetics600 --videos=DIR
---annotations=DIR --out=YOUR_K600. Test a checkpoint alone with --config.mode=eval; a few seconds on
-a CPU, to see it run: --config=configs/vitg_k600_from_k710.py:smoke
+--annotations=DIR --label_map=MISC --out=YOUR_K600. Test a checkpoint alone with --config.mode=eval;
+a few seconds on a CPU, to see it run: --config=configs/vitg_k600_from_k710.py:smoke
 
-The label map is a JSON list: for each of the 600 classes the row of the 710-class head that it
-keeps.
+MISC is the folder misc of VideoMAE V2's repository. Its label_710to600.json has, for each line of
+label_map_k600.txt beside it, the row of the public 710-class heads. The data's classes have to be
+those lines, by whose names they are compared; for a head with other rows, give other files.
 
 Hardware: 1011.6 M parameters, whose weights, gradients and two moments take 16.2 GB in float32,
 shared out over mesh.fsdp devices.
@@ -38,7 +39,7 @@ def get_config(arg: str = ""):
     config.model.update(variant="g", image_size=224, num_frames=16)
     config.model.remat = "full"
     config.classifier.update(num_classes=600, drop_path=0.25, head_dropout=0.0, init_scale=0.001)
-    config.classifier.label_map = "label_map_k600.json"
+    config.classifier.label_map = "label_710to600.json"
     config.data.update(dataset="data/k600", batch_size=96, views=2)
     config.data.update(sampling="dense", stride=4)
     config.augment.update(flip=0.5, mix_group=6)

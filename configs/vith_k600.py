@@ -6,8 +6,9 @@
 It starts from its own pre-training: a workdir of this code, a public .pth, a safetensors file or a
 Hugging Face directory. The shards, with the splits train and val, come from the owners' files:
 python -m vmae_jax.data.build --benchmark=kinetics600 --videos=DIR --annotations=DIR
---out=YOUR_K600. Test a checkpoint alone with --config.mode=eval; a few seconds on a CPU, to see it
-run: --config=configs/vith_k600.py:smoke
+--label_map=MISC --out=YOUR_K600, where MISC is the folder misc of VideoMAE V2's repository: public
+heads have its order of classes. Test a checkpoint alone with --config.mode=eval; a few seconds on a
+CPU, to see it run: --config=configs/vith_k600.py:smoke
 
 Hardware: 631.7 M parameters, whose weights, gradients and two moments take 10.1 GB in float32,
 shared out over mesh.fsdp devices.

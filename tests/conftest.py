@@ -55,7 +55,7 @@ def goldens() -> Path:
     return GOLDENS
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared() -> Path:
     """Folder of real videos and the larger goldens; the test skips where it is absent."""
     if not SHARED.is_dir():

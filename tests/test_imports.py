@@ -51,7 +51,18 @@ FLOORS = (
         "data.upright",
     ),
     ("data.cores", "sharding", "metrics", "viz", "feature_files"),
-    ("tree", "config", "hosts", "hlo", "hardware", "page", "command", "whole", "lists"),
+    (
+        "tree",
+        "config",
+        "class_order",
+        "hosts",
+        "hlo",
+        "hardware",
+        "page",
+        "command",
+        "whole",
+        "lists",
+    ),
 )
 FLOOR_OF = {name: -i for i, names in enumerate(FLOORS) for name in names}
 

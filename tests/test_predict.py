@@ -206,6 +206,9 @@ def test_names_come_from_the_file_else_from_the_checkpoint(model, tmp_path):
     as_json = tmp_path / "names.json"
     as_json.write_text(json.dumps(["a", "b", "c", "d", "e", "f"]), encoding="utf-8-sig")
     assert predict.class_names(str(as_json), model) == tuple("abcdef")
+    text.write_text("\n".join(LABELS[::-1]))
+    with pytest.raises(model_lib.ModelError, match="in another order than the names that the che"):
+        predict.class_names(str(text), model)
     nameless = model_lib.from_weights(random_weights(labels=()))
     assert predict.class_names(None, nameless)[:2] == ("class 0", "class 1")
 

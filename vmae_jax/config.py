@@ -402,6 +402,9 @@ class Config:
     task: str = "pretrain"  # pretrain, finetune, distill or probe
     mode: str = "train"  # train, or eval: test the workdir's last checkpoint, or init_from
     init_from: str = ""  # weights to start from: a workdir, .pth, .safetensors or model directory
+    # Names of the classes of init_from's head, as predict's --labels; "" = those that it holds.
+    # Public .pth files hold none.
+    init_labels: str = ""
     normalize_target: bool = True  # per patch and channel; False = plain pixels in [0, 1]
     model: ModelConfig = ModelConfig()
     mask: MaskConfig = MaskConfig()
@@ -514,7 +517,7 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.model.update(variant="tiny", patch_size=patch, image_size=4 * patch, num_frames=8)
     config.model.dtype = "float32"
     config.data.update(dataset="synthetic", batch_size=8, views=2, threads=2, workers=0)
-    config.init_from = ""
+    config.update(init_from="", init_labels="")
     config.classifier.update(num_classes=0, label_map="", train_blocks=-1)
     config.augment.mix_group = 0
     if config.task == "distill":

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import io
 import json
+import logging
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -16,9 +17,11 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from vmae_jax import metrics, sharding, viz, whole
+from vmae_jax import class_order, metrics, sharding, viz, whole
 from vmae_jax.config import Config, ConfigError
 from vmae_jax.data import evaluation
+
+log = logging.getLogger(__name__)
 
 TOP = 5
 HARDEST = 3  # classes named in the terminal
@@ -212,16 +215,22 @@ def _left_out(records: np.ndarray, videos: int, bad: Container[int]) -> list[int
 def class_numbers(data_names: Sequence[str], model_names: Sequence[str]) -> np.ndarray:
     """The classifier's number of each of the data's classes, i64.
 
+    Where they are in another order, that is logged.
+
     Raises:
       ConfigError: where the classifier does not know a class of the data.
     """
-    if not model_names or list(data_names) == list(model_names):
+    if not model_names:
         return np.arange(len(data_names))
-    unknown = [name for name in data_names if name not in model_names]
-    if unknown:
+    found = class_order.match(data_names, model_names)
+    if found is None:
+        unknown = [name for name in data_names if name not in model_names]
         raise ConfigError(
             f"the data has classes that the classifier was not trained for: "
-            f"{', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}; it knows "
-            f"{', '.join(list(model_names)[:5])}{', ...' if len(model_names) > 5 else ''}"
+            f"{class_order.shown(unknown)}; it knows {class_order.shown(model_names)}; build the "
+            "data with the classifier's names (--label_map), or select its rows "
+            "(config.classifier.label_map)"
         )
-    return np.array([list(model_names).index(name) for name in data_names])
+    if found.said:
+        log.info("the data's classes are found in the head: %s", found.said)
+    return np.array(found.numbers)

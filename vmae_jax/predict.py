@@ -34,7 +34,7 @@ import numpy as np
 from absl import app, flags
 from etils import epath
 
-from vmae_jax import cli, command, metrics, viz
+from vmae_jax import class_order, cli, command, metrics, viz
 from vmae_jax import model as model_lib
 from vmae_jax.convert import files
 from vmae_jax.data import inputs
@@ -102,7 +102,8 @@ def class_names(labels: str | None, model: model_lib.Model) -> tuple[str, ...]:
 
     Raises:
       ConversionError: where the file cannot be read.
-      ModelError: where it has another number of names than the head has classes.
+      ModelError: where it has another number of names than the head has classes, or those that the
+        checkpoint holds in another order.
     """
     count = model.num_classes
     names = model.label_names or tuple(f"class {i}" for i in range(count))
@@ -113,6 +114,8 @@ def class_names(labels: str | None, model: model_lib.Model) -> tuple[str, ...]:
             f"{f'--labels={labels}' if labels else 'the checkpoint'} names {len(names)} classes, "
             f"the head tells {count} apart"
         )
+    if conflict := class_order.conflict(names, model.label_names):
+        raise model_lib.ModelError(f"--labels={labels}: {conflict}")
     return names
 
 

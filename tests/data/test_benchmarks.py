@@ -17,7 +17,7 @@ from vmae_jax.data.build.items import Manifest
 from vmae_jax.data.clips import Record
 from vmae_jax.data.evaluation import open_eval
 from vmae_jax.data.pipeline import open_clips
-from vmae_jax.data.records import open_dataset
+from vmae_jax.data.records import class_order, open_dataset
 
 UCF = {
     "classInd.txt": "1 ApplyEyeMakeup\n2 Archery\n3 HandstandPushups\n",
@@ -199,7 +199,7 @@ K710 = {
     "archery,F,0,10,train,0\n",
     "k400/val.csv": HEADER + "archery,C,0,10,val,0\n",
     "k600/train.csv": HEADER + "sipping cup,A,0,10,train,0\narchery,C,3,13,train,0\n"
-    "archery,D,0,10,train,0\nluge,G,0,10,train,0\n",
+    "archery,D,0,10,train,0\nluge,G,0,10,train,0\nchopping vegetables,K,0,10,train,0\n",
     "k600/val.csv": HEADER + "luge,E,0,10,val,0\n",
     "k700/train.csv": HEADER + "sipping cup,H,0,10,train,0\narchery,I,0,10,train,0\n"
     "luge,E,0,10,train,0\n",
@@ -209,34 +209,49 @@ K710 = {
 K710_VIDEOS = (
     *("k400/A.mp4", "k400/B.mp4", "k400/C.mp4"),
     *("k600/A_000000_000010.mp4", "k600/C_000003_000013.mp4", "k600/D.mp4", "k600/G.mp4"),
-    *("k600/E.mp4", "k700/H.mp4", "k700/I.mp4", "k700/E.mp4", "k700/J.mp4", "k700/F.mp4"),
+    *("k600/E.mp4", "k600/K.mp4", "k700/H.mp4", "k700/I.mp4", "k700/E.mp4", "k700/J.mp4"),
+    "k700/F.mp4",
 )
+# As VideoMAE V2's folder misc: shuffled but for the first, some labels under another name, one
+# ("chopping vegetables") under none; rows of heads by the lines of the maps.
 MISC = {
-    "label_map_k710.txt": "archery\nsipping cup\nluge\n",
-    "label_710to400.json": "[0, 1]",
-    "label_710to600.json": "[0, 2, 1]",
-    "label_710to700.json": "[0, 2, 1]",
+    "label_map_k400.txt": "archery\nsipping cup\n",
+    "label_map_k600.txt": "luge\nthrowing ball\narchery\nsipping cup",
+    "label_map_k700.txt": "sipping cup\narchery\nluge",
+    "label_map_k710.txt": "luge\nsipping cup\narchery\nthrowing ball\nzumba",
+    "label_710to400.json": "[2, 1]",
+    "label_710to600.json": "[0, 3, 2, 1]",
+    "label_710to700.json": "[1, 2, 0]",
+    "k710_identical_label_merge.json": '{"drinking": "sipping cup"}',
 }
-K710_CSV = "label,number\narchery,0\nsipping cup,1\ndrinking,1\nluge,2\n"
-K710_JSON = '{"archery": 0, "sipping cup": 1, "drinking": 1, "luge": 2}'
+K710_CSV = (
+    "label,number\nluge,0\nsipping cup,1\ndrinking,1\narchery,2\nthrowing ball,3\n"
+    "chopping vegetables,3\nzumba,4\n"
+)
+K710_JSON = (
+    '{"luge": 0, "sipping cup": 1, "drinking": 1, "archery": 2, "throwing ball": 3, '
+    '"chopping vegetables": 3, "zumba": 4}'
+)
+GUESS = "lacks labels of Kinetics-600; by what is left over, 'chopping vegetables' is its 'throwing"
 
 
-@pytest.mark.parametrize("label_map", ["misc", "map.csv", "map.json"])
+@pytest.mark.parametrize("label_map", ["misc", "misc/label_map_k710.txt", "map.csv", "map.json"])
 def test_kinetics710(tmp_path, label_map):
     write(tmp_path / "misc", MISC)
     write(tmp_path, {"map.csv": K710_CSV, "map.json": K710_JSON})
     path = str(tmp_path / label_map)
     manifest = read("kinetics710", tmp_path, K710, K710_VIDEOS, label_map=path, max_missing=0.2)
-    assert manifest.label_names == ("archery", "sipping cup", "luge")
+    assert manifest.label_names == ("luge", "sipping cup", "archery", "throwing ball", "zumba")
     assert taken(manifest) == {
         "k400/A.mp4": ("train", 1, "sipping cup"),  # there called drinking
-        "k400/C.mp4": ("val", 0, "archery"),
-        "k600/D.mp4": ("train", 0, "archery"),
-        "k600/G.mp4": ("train", 2, "luge"),
-        "k600/E.mp4": ("val", 2, "luge"),
+        "k400/C.mp4": ("val", 2, "archery"),
+        "k600/D.mp4": ("train", 2, "archery"),
+        "k600/G.mp4": ("train", 0, "luge"),
+        "k600/E.mp4": ("val", 0, "luge"),
+        "k600/K.mp4": ("train", 3, "throwing ball"),
         "k700/H.mp4": ("train", 1, "sipping cup"),
-        "k700/I.mp4": ("train", 0, "archery"),
-        "k700/J.mp4": ("val", 2, "luge"),
+        "k700/I.mp4": ("train", 2, "archery"),
+        "k700/J.mp4": ("val", 0, "luge"),
     }
     assert left_out(manifest) == {
         "k400/B.mp4": "held out",  # Kinetics-700's test set
@@ -246,20 +261,102 @@ def test_kinetics710(tmp_path, label_map):
         "k700/E.mp4": "held out",
         "k700/F.mp4": "not labelled",  # a file of Kinetics-700 is none of Kinetics-400
     }
+    assert any(GUESS in warning for warning in manifest.warnings) == ("misc" in label_map)
+    name = {"misc": "label_map_k710.txt"}.get(label_map, Path(label_map).name)
+    assert manifest.class_order == f"the numbers of {name}"
 
 
 def test_kinetics710_needs_a_label_map_that_fits(tmp_path):
     options = {"videos": K710_VIDEOS, "lists": K710, "tmp_path": tmp_path}
     with pytest.raises(BuildError, match=r"label_map=None: .*misc of VideoMAE"):
         read("kinetics710", **options)
-    misc = write(tmp_path / "misc", MISC | {"label_710to400.json": "[1, 0]"})
-    with pytest.raises(BuildError, match=r"710to400.json, entry 1: found 1, expected 0.*archery"):
+    misc = write(tmp_path / "misc", MISC)
+    (misc / "label_map_k600.txt").unlink()
+    with pytest.raises(BuildError, match="no number for 1 of 4 labels, such as chopping vegetab"):
         read("kinetics710", **options, label_map=str(misc))
-    write(misc, {"label_710to400.json": "[0, 1, 2]"})
-    with pytest.raises(BuildError, match=r"710to400.json: expected 2 numbers below 3.*found 3"):
+    write(misc, {"k710_identical_label_merge.json": '{"drinking": 1}'})
+    with pytest.raises(BuildError, match=r"merge.json, entry 1: found 1, expected another name of"):
         read("kinetics710", **options, label_map=str(misc))
-    with pytest.raises(BuildError, match="no number for 1 of 2 labels, such as drinking"):
-        read("kinetics710", **options, label_map=str(misc / "label_map_k710.txt"))
+    (misc / "label_map_k710.txt").unlink()
+    with pytest.raises(BuildError, match=r"misc: has no label_map_k710.txt; expected the folder"):
+        read("kinetics710", **options, label_map=str(misc))
+
+
+def test_kinetics600_in_either_order(tmp_path):
+    lists = {name[5:]: text for name, text in K710.items() if name.startswith("k600")}
+    videos = [name[5:] for name in K710_VIDEOS if name.startswith("k600")]
+    plain = read("kinetics600", tmp_path, lists, videos)
+    assert plain.label_names == ("archery", "chopping vegetables", "luge", "sipping cup")
+    assert taken(plain)["K.mp4"][1] == 1
+    assert "sorted" in plain.class_order
+    assert [w for w in plain.warnings if "heads of VideoMAE V2 have that of its label_map" in w]
+    misc = str(write(tmp_path / "misc", MISC))
+    theirs = read("kinetics600", tmp_path, {}, (), label_map=misc)
+    assert theirs.label_names == ("luge", "throwing ball", "archery", "sipping cup")
+    assert {path: v[1] for path, v in taken(theirs).items()} == {
+        "A_000000_000010.mp4": 3, "C_000003_000013.mp4": 2, "D.mp4": 2, "G.mp4": 0, "E.mp4": 0,
+        "K.mp4": 1,
+    }  # fmt: skip
+    assert [w for w in theirs.warnings if GUESS in w]
+    assert theirs.class_order == "the numbers of label_map_k600.txt"
+
+
+def test_a_map_in_the_order_of_the_labels_tells_their_other_names_by_their_places(tmp_path):
+    labels = ("archery", "golf", "hugging", "luge", "opening bottle", "zumba")
+    lists = {"val.csv": HEADER + "".join(f"{x},{x[:2]},0,1,val,0\n" for x in labels)}
+    order = tmp_path / "label_map_k400.txt"
+    order.write_text("archery\ngolf\nhugging baby\nluge\nopening wine bottle\nzumba\n")
+    videos = [f"{label[:2]}.mp4" for label in labels]
+    manifest = read("kinetics400", tmp_path, lists, videos, label_map=str(order))
+    assert [taken(manifest)[video][1] for video in videos] == [0, 1, 2, 3, 4, 5]
+    assert [w for w in manifest.warnings if "'opening bottle' is its 'opening wine bottle'" in w]
+    order.write_text("golf\narchery\nhugging baby\nluge\nopening wine bottle\nzumba\n")
+    with pytest.raises(BuildError, match="no number for 2 of 6 labels, such as hugging, opening"):
+        read("kinetics400", tmp_path, {}, (), label_map=str(order))
+
+
+def test_kinetics_without_a_training_list_or_headers(tmp_path):
+    lists = {
+        "k400_val.csv": "abseiling,A,10,20,validate,0\nzumba,B,0,10,validate,0\n",
+        "k400_test.csv": "C,5,15,test\n",
+    }
+    manifest = read("kinetics400", tmp_path, lists, ("A_000010_000020.mp4", "B.mp4", "C.mp4"))
+    assert taken(manifest) == {
+        "A_000010_000020.mp4": ("val", 0, "abseiling"),
+        "B.mp4": ("val", 1, "zumba"),
+    }
+    assert left_out(manifest) == {"C.mp4": "test video"}
+    text = "\n".join(manifest.warnings)
+    assert "lists: no list for train among k400_test.csv, k400_val.csv; there will be no" in text
+    assert (
+        "k400_test.csv: has no header; its columns are read as youtube_id,time_start,time" in text
+    )
+
+
+@pytest.mark.parametrize("benchmark", ["ucf101:1", "hmdb51:2"])
+def test_videos_encoded_again_or_in_one_folder_are_found(tmp_path, benchmark):
+    lists, names = {"ucf101:1": (UCF, UCF_VIDEOS), "hmdb51:2": (HMDB, HMDB_VIDEOS)}[benchmark]
+    own = read(benchmark, tmp_path, lists, names)
+    assert not [w for w in own.warnings if "rest of their names" in w]
+    flat = [f"all/{Path(name).stem}.MKV" for name in names]
+    videos = write(tmp_path / "flat", flat)
+    again = read_benchmark(benchmark, str(videos), str(tmp_path / "lists"))
+    stems = {Path(path).stem.lower(): v for path, v in taken(own).items()}
+    assert {Path(path).stem.lower(): v for path, v in taken(again).items()} == stems
+    assert [w for w in again.warnings if f"{len(stems)} videos, such as all/" in w]
+
+
+def test_what_was_not_found_is_said_with_where_it_was_sought(tmp_path):
+    lists, videos = write(tmp_path / "zip/lists", UCF), write(tmp_path / "videos", ("a.avi",))
+    with pytest.raises(BuildError, match=r"videos: none of the 4 listed .* found 1 others, such a"):
+        read_benchmark("ucf101:1", str(videos), str(lists), max_missing=1.0)
+    for up in (tmp_path / "zip", tmp_path):
+        with pytest.raises(BuildError, match=rf"no file classInd.txt; give.*annotations={lists}$"):
+            read_benchmark("ucf101:1", str(videos), str(up))
+    write(tmp_path / "csv", K710)
+    misc = str(write(tmp_path / "misc", MISC))
+    with pytest.raises(BuildError, match=rf"k400/train.csv.*annotations={tmp_path / 'csv'}$"):
+        read_benchmark("kinetics710", str(videos), str(tmp_path), misc)
 
 
 # ---- What does not fit ----
@@ -374,10 +471,12 @@ def test_command_builds_a_dataset(tmp_path):
     assert f"warning: {warning}" in done.stdout
     assert warning in done.stderr  # before the work
     assert "cannot be opened: 1" in done.stdout
+    assert "classes: in the order of the lines of classInd.txt" in done.stdout
     assert "not labelled" not in done.stdout  # the lists lie among the videos
     report = json.loads((tmp_path / "set/report.json").read_text())
     assert warning in report["warnings"]
     found = {}
+    assert class_order(str(tmp_path / "set")) == "the lines of classInd.txt"
     for split in ("train", "val"):
         dataset = open_dataset(tmp_path / "set", split)
         assert dataset.label_names == ("ApplyEyeMakeup", "Archery", "HandstandPushups")

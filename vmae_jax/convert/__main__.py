@@ -14,9 +14,9 @@ file is ever run; reading needs no PyTorch, writing a .pth does.
   # for the original code
   python -m vmae_jax.convert --input=runs/mine --output=mine.pth
 
-  # a 710-class Kinetics head as a 400-class one: rows by a JSON list of 400 numbers
+  # a 710-class Kinetics head as a 400-class one, by VideoMAE V2's lists of its rows and names
   python -m vmae_jax.convert --input=vit_s_k710_dl_from_giant.pth --output=k400.safetensors \
-      --label_map=k710_to_k400.json
+      --label_map=label_710to400.json --labels=label_map_k400.txt
 
   # the encoder alone
   python -m vmae_jax.convert --input=vit_b_hybrid_pt_800e.pth --output=encoder.safetensors \
@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags, logging
 
-from vmae_jax import command
+from vmae_jax import class_order, command
 from vmae_jax.checkpoint import CheckpointError
 from vmae_jax.config import ConfigError, tower_name
 from vmae_jax.convert import files, save
@@ -129,6 +129,8 @@ def relabelled(weights: Weights, label_map: str | None, labels: str | None) -> W
             raise ConversionError(
                 f"{labels}: names {len(names)} classes, the weights have {weights.num_classes}"
             )
+        if conflict := class_order.conflict(names, weights.label_names):
+            raise ConversionError(f"{labels}: {conflict}")
         weights = dataclasses.replace(weights, label_names=names)
     return weights
 

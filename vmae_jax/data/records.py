@@ -215,3 +215,11 @@ def _label_names(path: str) -> tuple[str, ...]:
             "name holds a line break; rename the class and build the dataset again"
         )
     return names
+
+
+def class_order(path: str) -> str:
+    """Where the classes' numbers come from, in words; '' where the builder did not note it."""
+    try:
+        return str(json.loads(_read_text(_join(path, "metadata.json"))).get("class_order", ""))
+    except (OSError, ValueError, AttributeError):  # none, or not the builder's
+        return ""

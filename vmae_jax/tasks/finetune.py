@@ -13,7 +13,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from vmae_jax import checkpoint, evaluate, tree
+from vmae_jax import checkpoint, class_order, evaluate, tree
 from vmae_jax.config import (
     Config,
     ConfigError,
@@ -22,7 +22,7 @@ from vmae_jax.config import (
     for_platform,
     from_config_dict,
 )
-from vmae_jax.convert import load
+from vmae_jax.convert.load import Weights
 from vmae_jax.data import pipeline
 from vmae_jax.data.records import DatasetError, open_dataset
 from vmae_jax.models import adapt, classifier, layers, mixing
@@ -193,28 +193,22 @@ def trained(
             f"nothing to evaluate: {workdir} has no checkpoint; train first, or give a classifier "
             "as --config.init_from"
         )
-    found = load.load(config.init_from)
+    found = initial.source(config)
     if found.kind != "classifier":
         raise ConfigError(
             f"config.init_from = {config.init_from!r} holds a {found.kind}, which has no head to "
             "evaluate; fine-tune it first (--config.mode=train)"
         )
     log.info("evaluating %s", config.init_from)
-    classes = found.params["head"]["bias"].shape[0]
-    names = found.label_names or open_dataset(config.data.dataset, config.eval.split).label_names
-    if len(names) != classes:
-        raise ConfigError(
-            f"config.init_from = {config.init_from!r} tells {classes} classes apart, "
-            f"{config.data.dataset} names {len(names)}"
-        )
+    names, rows = _tested(config, found)
     head = dataclasses.replace(
-        config.classifier, num_classes=classes, label_map="", train_blocks=-1, lora_rank=0
+        config.classifier, num_classes=len(names), label_map=rows, train_blocks=-1, lora_rank=0
     )
     # Norms differ by layout in what they add to the variance: the file's is part of its model.
     model = dataclasses.replace(
         config.model, norm_eps=found.model.norm_eps, head_norm_eps=found.model.head_norm_eps
     )
-    task = make(dataclasses.replace(config, model=model, classifier=head), tuple(names))
+    task = make(dataclasses.replace(config, model=model, classifier=head), names)
     like = jax.eval_shape(task.init, jax.random.key(0))
     values = task.initial_weights(like)
     fresh = sorted(set(tree.paths(like)) - set(values))
@@ -224,6 +218,28 @@ def trained(
             "would have to train first (--config.mode=train)"
         )
     return task, jax.tree.map_with_path(lambda path, _: values[tree.path_name(path)], like)
+
+
+def _tested(config: Config, found: Weights) -> tuple[tuple[str, ...], str]:
+    """Names of a file's classes that are tested, and classifier.label_map where it selects them.
+
+    Raises:
+      ConfigError: where the classes have no names of their own, nor are they the data's.
+    """
+    data, label_map = config.data.dataset, config.classifier.label_map
+    names = open_dataset(data, config.eval.split).label_names
+    if label_map and found.num_classes != len(names):
+        rows = initial.label_map(config)
+        if max(rows, default=0) < found.num_classes:
+            return initial.named_rows(config, found, rows) or names, label_map
+    if not found.label_names and found.num_classes != len(names):
+        raise ConfigError(
+            f"config.init_from = {config.init_from!r} tells {found.num_classes} classes apart, "
+            f"which it does not name; {data} has {len(names)} ({class_order.shown(names)}): select "
+            "their rows by config.classifier.label_map (label_710to400.json and the like of "
+            "VideoMAE V2), or name all classes by config.init_labels"
+        )
+    return found.label_names or names, ""
 
 
 def _as_trained(saved: ModelConfig, asked: ModelConfig) -> ModelConfig:

@@ -59,6 +59,8 @@ class Teacher:
         Raises:
           ConfigError: where it does not know all of them.
         """
+        if names and not self.label_names and path != RANDOM:
+            log.warning("%s: its classes have no names: they are taken for the data's", path)
         if not (names and self.label_names):
             return self
         try:

@@ -1,7 +1,8 @@
 """Raw videos to a dataset directory of shards: `build`, or python -m vmae_jax.data.build.
 
 Stages: manifest.py lists the videos by way of folders.py and labels.py (benchmarks.py: those of a
-labelled benchmark, by way of annotations.py), tasks.py builds one shard by way of transcode.py,
+labelled benchmark, by way of annotations.py, kinetics.py and tables.py), tasks.py builds one shard
+by way of transcode.py,
 builder.py schedules the shards and writes TFDS's metadata, report.py adds up what was kept and what
 was not.
 """
@@ -326,7 +327,8 @@ def _run(
     if beam_options is None:
         # Afterwards TFDS finds every shard finished: it only counts records and writes metadata.
         builder.run_local(open_tasks, workers, progress, begun, total)
-    builder.VideoDataset(name, out, manifest.label_names).prepare(tasks, beam_options)
+    dataset = builder.VideoDataset(name, out, manifest.label_names, manifest.class_order)
+    dataset.prepare(tasks, beam_options)
     progress(total, total)  # Beam's workers do not say what they begin
 
 

@@ -23,6 +23,8 @@ goes on where it was; finished shards are kept.
       --annotations=testTrainMulti_7030_splits --out=data/hmdb51
   python -m vmae_jax.data.build --benchmark=kinetics400 --videos=k400 \
       --annotations=k400/annotations --out=data/k400  # and kinetics600, kinetics700
+  python -m vmae_jax.data.build --benchmark=kinetics600 --videos=k600 \
+      --annotations=k600/annotations --label_map=VideoMAEv2/misc --out=data/k600  # in its order
   python -m vmae_jax.data.build --benchmark=kinetics710 --videos=kinetics \
       --annotations=csv --label_map=VideoMAEv2/misc --out=data/k710  # k400, k600, k700 in both
   python -m vmae_jax.data.build --benchmark=ssv2 --videos=20bn-something-something-v2 \
@@ -45,6 +47,7 @@ from vmae_jax.data.build.benchmarks import BENCHMARKS, MAX_MISSING
 from vmae_jax.data.build.manifest import EMPTY_LABELS
 from vmae_jax.data.build.transcode import Encoding
 from vmae_jax.data.clips import CODECS
+from vmae_jax.data.records import class_order
 
 _VIDEOS = flags.DEFINE_string(
     "videos",
@@ -82,8 +85,9 @@ _ANNOTATIONS = flags.DEFINE_string("annotations", None, "Folder of a benchmark's
 _LABEL_MAP = flags.DEFINE_string(
     "label_map",
     None,
-    "Numbers of Kinetics' classes: a text file (a class on each line), a CSV (label,number) or "
-    "JSON ({label: number}); for kinetics710 the folder misc of VideoMAE V2's repository.",
+    "Numbers of Kinetics' classes: the folder misc of VideoMAE V2's repository, or a text file (a "
+    "class on each line), a CSV (label,number) or JSON ({label: number}). [the sorted labels, as "
+    "MMAction2 has them; kinetics710 needs one]",
 )
 _MAX_MISSING = flags.DEFINE_float(
     "max_missing", MAX_MISSING, "Share of a benchmark's videos that may be missing."
@@ -164,6 +168,8 @@ def main(argv: list[str]) -> None:
             bar.close()
     split = "" if "train" in report.splits else f" --config.data.split={next(iter(report.splits))}"
     print(f"\n{report.table()}\n\ndataset: {report.out} (details in report.json there)")
+    if order := class_order(report.out):
+        print(f"classes: in the order of {order}")
     print(
         "next:    python -m vmae_jax.main --config=configs/quickstart.py "
         f"--config.data.dataset={shlex.quote(report.out)}{split} "

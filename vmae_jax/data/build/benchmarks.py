@@ -7,23 +7,21 @@ training and validation) become the splits 'train' and 'val' of the recipes in c
 
 import collections
 import dataclasses
+import functools
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from vmae_jax.data import inputs
 from vmae_jax.data.build import annotations as owners
 from vmae_jax.data.build.annotations import Entry, Listing
 from vmae_jax.data.build.items import BuildError, Manifest, Video, order
+from vmae_jax.data.build.kinetics import kinetics, kinetics710
 from vmae_jax.data.build.manifest import list_paths
 
 MAX_MISSING = 0.1
 
 _Keys = Callable[[str], tuple[str, ...]]
 _Rejected = tuple[str, str, str]  # path, reason, detail
-
-
-def _path_keys(path: str) -> tuple[str, ...]:
-    return path, path.lower()
 
 
 def _stem_keys(path: str) -> tuple[str, ...]:
@@ -54,16 +52,22 @@ class Benchmark:
 _KINETICS = (
     "--videos=FOLDER with ID_000010_000020.mp4 or ID.mp4 (first and last second of a video of "
     "YouTube) anywhere below it, from the tar.gz files; --annotations=FOLDER with train.csv, "
-    "val.csv and perhaps test.csv"
+    "val.csv and perhaps test.csv; perhaps --label_map=misc of VideoMAE V2's repository"
 )
 # The three of Kinetics have no counts: their lists shrink with what is left on YouTube.
 _ONE_SPLIT: Mapping[int, Mapping[str, int]] = {0: {}}
+
+
+def _kinetics(version: int) -> Benchmark:
+    read = functools.partial(kinetics, version)
+    return Benchmark(read, _stem_keys, version, _ONE_SPLIT, _KINETICS, "optional")
+
 
 BENCHMARKS: Mapping[str, Benchmark] = {
     # Counts: the lists themselves; 13,320 videos in all (arXiv 1212.0402).
     "ucf101": Benchmark(
         owners.ucf101,
-        _path_keys,
+        owners.path_keys,
         101,
         {
             1: {"train": 9537, "val": 3783},
@@ -77,20 +81,18 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     # paper counts 6,849.
     "hmdb51": Benchmark(
         owners.hmdb51,
-        _path_keys,
+        owners.path_keys,
         51,
         {i: {"train": 3570, "val": 1530, "unused": 1666} for i in (1, 2, 3)},
         "--videos=FOLDER with CLASS/FILE.avi (unrar x hmdb51_org.rar, which has one rar for each "
         "class: unrar x those too); --annotations=testTrainMulti_7030_splits "
         "(unrar x test_train_splits.rar)",
     ),
-    "kinetics400": Benchmark(owners.kinetics, _stem_keys, 400, _ONE_SPLIT, _KINETICS, "optional"),
-    "kinetics600": Benchmark(owners.kinetics, _stem_keys, 600, _ONE_SPLIT, _KINETICS, "optional"),
-    "kinetics700": Benchmark(  # and its edition of 2020
-        owners.kinetics, _stem_keys, 700, _ONE_SPLIT, _KINETICS, "optional"
-    ),
+    "kinetics400": _kinetics(400),
+    "kinetics600": _kinetics(600),
+    "kinetics700": _kinetics(700),  # and its edition of 2020
     "kinetics710": Benchmark(
-        owners.kinetics710,
+        kinetics710,
         _version_keys,
         710,
         _ONE_SPLIT,
@@ -125,7 +127,7 @@ def read_benchmark(
     Args:
       benchmark: a name of `BENCHMARKS`, with ':1' and so on for one of several official splits.
       videos, annotations: folders as the table describes them.
-      label_map: for Kinetics, see `annotations.read_label_map` and `annotations.kinetics710`.
+      label_map: for Kinetics, see `kinetics.kinetics` and `kinetics.kinetics710`.
       max_missing: share of the videos in the lists that may have no file.
 
     Raises:
@@ -147,14 +149,13 @@ def read_benchmark(
     taken, rejected, missing = _take(listing.entries, paths, spec.keys)
     wanted = len(taken) + len(missing)
     if not taken or len(missing) > max_missing * wanted:
-        example = f"{missing[0].names[0]} ({missing[0].where})" if missing else "none is listed"
-        raise BuildError(
-            f"--videos={videos}: {len(missing)} of {wanted} listed videos are missing, such as "
-            f"{example}; --max_missing={max_missing} allows fewer; expected {spec.files}"
-        )
+        lack = _lack(paths, taken, missing, max_missing)
+        raise BuildError(f"--videos={videos}: {lack}; expected {spec.files}")
     rejected += [(e.names[0], "missing file", f"named in {e.where}") for e in missing]
     entries = [_video(videos, path, e, listing.classes) for path, e in taken.items()]
     warnings = _deviations(benchmark, spec.classes, spec.counts[split], listing)
+    if spec.keys is owners.path_keys:
+        warnings += _elsewhere(benchmark, taken)
     if missing:
         warnings.append(f"{benchmark}: {len(missing)} of {wanted} listed videos are missing")
     return Manifest(
@@ -163,7 +164,26 @@ def read_benchmark(
         tuple(sorted(rejected)),
         listing.classes,
         tuple(warnings),
+        listing.order,
     )
+
+
+def _lack(
+    paths: Sequence[str], taken: Collection[str], missing: Sequence[Entry], max_missing: float
+) -> str:
+    """In words, that too few of the listed videos are there."""
+    wanted = len(taken) + len(missing)
+    if not missing:
+        return "none of the lists names a video for train or val"
+    example = f"such as {missing[0].names[0]} ({missing[0].where})"
+    if taken:
+        return (
+            f"{len(missing)} of {wanted} listed videos are missing, {example}; "
+            f"--max_missing={max_missing} allows fewer"
+        )
+    others = [path for path in paths if _is_video(path)]
+    found = f"{len(others)} others, such as {others[0]}" if others else "no video at all"
+    return f"none of the {wanted} listed videos, {example}, is in it or below; found {found}"
 
 
 def _parse(benchmark: str) -> tuple[str, int]:
@@ -229,7 +249,7 @@ def _is_video(path: str) -> bool:
 
 
 def _unlisted(path: str, index: Mapping[str, str], keys: _Keys) -> _Rejected:
-    other = index.get(keys(path)[0], path)
+    other = index.get(keys(path)[-1], path)
     if other != path and _is_video(path):
         return path, "duplicate", f"has the name of {other}"
     return path, "not labelled", "no list of the annotations names it"
@@ -241,10 +261,24 @@ def _video(root: str, path: str, entry: Entry, classes: Sequence[str]) -> Video:
     return Video(path, stat.st_size, stat.st_mtime_ns, entry.use, entry.label, name)
 
 
+def _elsewhere(benchmark: str, taken: Mapping[str, Entry]) -> list[str]:
+    """Says that videos were found by their stems alone."""
+    found = [path for path, entry in taken.items() if not {path, path.lower()} & {*entry.names}]
+    if not found:
+        return []
+    return [
+        f"{benchmark}: {len(found)} videos, such as {found[0]}, have another folder or suffix than "
+        "in the lists; they are taken by the rest of their names"
+    ]
+
+
 def _deviations(
     benchmark: str, classes: int, counts: Mapping[str, int], listing: Listing
 ) -> list[str]:
-    """What differs from the owners' numbers. A list of test videos need not be there."""
+    """What differs from the owners' numbers. A list of test videos need not be there.
+
+    After that, what reading the lists had to note.
+    """
     found = collections.Counter(entry.use for entry in listing.entries)
     lines = [
         f"{benchmark}: the lists have {found[use]} videos for {use}, officially {count}"
@@ -253,4 +287,4 @@ def _deviations(
     ]
     if len(listing.classes) != classes:
         lines.insert(0, f"{benchmark}: found {len(listing.classes)} classes, officially {classes}")
-    return lines
+    return [*lines, *listing.notes]

@@ -38,9 +38,11 @@ class VideoDataset(tfds.core.ShardBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
 
-    def __init__(self, name: str, directory: str, label_names: Sequence[str]):
+    def __init__(
+        self, name: str, directory: str, label_names: Sequence[str], class_order: str = ""
+    ):
         self.name = name
-        self._label_names = label_names
+        self._label_names, self._class_order = label_names, class_order
         super().__init__(data_dir=directory)
         self._data_dir = directory
 
@@ -53,6 +55,9 @@ class VideoDataset(tfds.core.ShardBasedBuilder):
             description="Video clips; each record is a clip as H.264 in MP4, or as JPEG frames.",
             features=tfds.features.FeaturesDict(features),
             disable_shuffling=True,
+            metadata=tfds.core.MetadataDict(class_order=self._class_order)
+            if self._class_order
+            else None,
         )
 
     def _example_writer(self) -> tfds.core.ExampleWriter:

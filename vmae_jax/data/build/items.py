@@ -44,7 +44,8 @@ class Video:
 class Manifest:
     """What was asked for: `videos` exist; `rejected` are (path, reason, detail) left out by now.
 
-    `warnings` say in a line each what is not as it should be.
+    `warnings` say in a line each what is not as it should be, `class_order` where the numbers of
+    the classes come from ('' = not known).
     """
 
     root: str
@@ -52,6 +53,7 @@ class Manifest:
     rejected: tuple[tuple[str, str, str], ...]
     label_names: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    class_order: str = ""
 
 
 def order(video: Video) -> str:
