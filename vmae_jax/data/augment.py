@@ -95,6 +95,14 @@ def resize_short_side(frame: np.ndarray, size: int) -> np.ndarray:
     return frame if frame.shape[:2] == shape else _resize(frame, np.empty((*shape, 3), np.uint8))
 
 
+def squash(frame: np.ndarray, size: int) -> np.ndarray:
+    """A whole frame u8[H, W, 3] as f32[size, size, 3] in [0, 1], whatever its aspect ratio.
+
+    Bilinear on floats, without antialiasing: as the reference extracts features.
+    """
+    return cv2.resize(frame.astype(np.float32), (size, size)) / 255
+
+
 def _resize(frame: np.ndarray, out: np.ndarray) -> np.ndarray:
     height, width = out.shape[:2]
     # Bilinear looks at 2x2 pixels only: beyond half the size it would skip some, so average.

@@ -127,6 +127,9 @@ def open_video(
 def stream_video(path: str | os.PathLike, short_side: int) -> Iterator[np.ndarray]:
     """All frames of a file in order and in one pass, scaled as those of `VideoFile.frames`.
 
+    Args:
+      short_side: in pixels; 0 = not scaled at all, nor made square where pixels are not.
+
     Yields:
       u8[H, W, 3] each; those before a break come before its error.
 
@@ -134,12 +137,13 @@ def stream_video(path: str | os.PathLike, short_side: int) -> Iterator[np.ndarra
       VideoError: where it is missing, no video, damaged, or too large.
     """
     path = os.fspath(path)
-    with _named(path), Source(path, max(short_side, SHORT_SIDE)) as source:
+    with _named(path), Source(path, max(short_side, SHORT_SIDE) if short_side else 0) as source:
 
         def scaled() -> Iterator[tuple[float, np.ndarray]]:
             for time, picture in source:
                 _check_aspect(source, *picture.shape[:2])
-                yield time, augment.resize_short_side(picture, short_side)
+                scale = augment.resize_short_side if short_side else lambda picture, _: picture
+                yield time, scale(picture, short_side)
 
         yield from constant_rate(scaled(), source.rate)
         if source.broken:
