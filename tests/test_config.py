@@ -85,6 +85,10 @@ def test_recipes_carry_the_published_numbers(name, numbers):
         ({"mask": {"encoder": "tubes"}}, r"expected one of 'tube', 'random', 'none'"),
         ({"optim": {"accumulate": 3}}, r"a divisor of data.batch_size \* data.views = 1024"),
         ({"data": {"max_bad_fraction": 2.0}}, r"data.max_bad_fraction = 2.0"),
+        (
+            {"task": "finetune", "data": {"antialias": True}},
+            r"config.data.antialias = True: expected False with task = 'finetune'",
+        ),
         ({"train": {"log_every": 0}}, r"config.train.log_every = 0: expected at least 1"),
         ({"task": "distil"}, r"config.task = 'distil': expected one of 'pretrain'"),
     ],

@@ -317,6 +317,7 @@ class DataConfig:
     views: int = 4  # augmented views per decoded clip
     sampling: str = "dense"  # dense (every stride-th frame) or sparse (a frame of each segment)
     stride: int = 4  # frames between two sampled frames, where sampling is dense
+    antialias: bool = False  # crops of pre-training that shrink, as in the reference; see `bench`
     threads: int = 0  # decoding threads of each process; 0 = as suits this host's cores
     workers: int = 0  # decoding processes; 0 = in threads of this one, on small hosts at least
     prefetch: int = 4  # batches ready ahead of the step
@@ -456,6 +457,10 @@ class Config:
         _check(
             bool(self.eval.split) or not tests, "eval.split", self.eval.split,
             "the split to test on",
+        )  # fmt: skip
+        _check(
+            not self.data.antialias, "data.antialias", self.data.antialias,
+            f"False with task = {self.task!r}, as in the reference",
         )  # fmt: skip
         _check(
             bool(self.distill.teacher) or self.task != "distill" or self.mode == "eval",

@@ -37,7 +37,7 @@ FIXED_SETTINGS = (
     "model.variant", "model.image_size", "model.num_frames", "model.tubelet_size",
     "model.patch_size", "model.positions", "model.norm_eps", "model.head_norm_eps",
     "model.encoder_norm",
-    "data.batch_size", "data.views", "data.sampling", "data.stride", "data.split",
+    "data.batch_size", "data.views", "data.sampling", "data.stride", "data.split", "data.antialias",
     "optim.accumulate", "optim.layer_decay",
 )  # fmt: skip
 

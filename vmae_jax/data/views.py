@@ -25,6 +25,7 @@ class PretrainViews:
     length: int  # frames
     size: int  # pixels
     stride: int
+    antialias: bool = False
 
     def __call__(self, record: clips.Record, rng: np.random.Generator) -> np.ndarray:
         start = rng.integers(clips.num_starts(record.num_frames, self.length, self.stride))
@@ -32,7 +33,7 @@ class PretrainViews:
         frames = clips.decode_frames(record, indices)
         views = np.empty((self.views, self.length, self.size, self.size, 3), np.uint8)
         for view in views:
-            augment.multi_scale_crop(frames, self.size, rng, out=view)
+            augment.multi_scale_crop(frames, self.size, rng, out=view, antialias=self.antialias)
         return views
 
 
@@ -73,7 +74,8 @@ def training_views(config: Config) -> TrainViews:
     """The views of the training clips of a recipe."""
     model, data = config.model, config.data
     if config.task == "pretrain":
-        return PretrainViews(data.views, model.num_frames, model.image_size, data.stride)
+        size = model.image_size
+        return PretrainViews(data.views, model.num_frames, size, data.stride, data.antialias)
     change = config.augment
     return FinetuneViews(
         data.views,
