@@ -85,6 +85,10 @@ def test_recipes_carry_the_published_numbers(name, numbers):
         ({"mask": {"encoder": "tubes"}}, r"expected one of 'tube', 'random', 'none'"),
         ({"optim": {"accumulate": 3}}, r"a divisor of data.batch_size \* data.views = 1024"),
         ({"data": {"max_bad_fraction": 2.0}}, r"data.max_bad_fraction = 2.0"),
+        (
+            {"task": "finetune", "data": {"antialias": True}},
+            r"config.data.antialias = True: expected False with task = 'finetune'",
+        ),
         ({"train": {"log_every": 0}}, r"config.train.log_every = 0: expected at least 1"),
         ({"task": "distil"}, r"config.task = 'distil': expected one of 'pretrain'"),
     ],
@@ -147,3 +151,23 @@ def test_fine_tuning_recipes_carry_the_published_numbers(name, classes, numbers)
         0.1,
     )
     assert (c.eval.clips, c.eval.crops) == ((2, 3) if sparse else (5, 3))
+
+
+@pytest.mark.parametrize(
+    ("videos", "steps", "epochs", "total"),
+    [
+        (283_582, 0, 300.0, 41_400),  # arXiv 2402.08875: 138 steps, the last 958 videos left out
+        (2048, 0, 300.0, 300),
+        (2047, 0, 300.0, 300),  # less than a batch: one step, where the reference has none
+        (1, 0, 0.5, 1),
+        (5000, 0, 2.5, 5),
+        (5000, 7, 300.0, 7),
+    ],
+)
+def test_an_epoch_has_the_reference_steps(videos, steps, epochs, total):
+    config = config_lib.Config(
+        data=config_lib.DataConfig(batch_size=2048),
+        train=config_lib.TrainConfig(steps=steps, epochs=epochs),
+    )
+    per_epoch = config_lib.steps_per_epoch(config, videos)
+    assert config_lib.total_steps(config, per_epoch) == total

@@ -1,6 +1,7 @@
 """Features of videos: the right windows, each once, whole files only, and where it stopped."""
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -8,15 +9,18 @@ import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from flax import nnx
 from tiny_models import CONFIG, checkpoint, random_weights, write_video
 
 from vmae_jax import feature_files, features
 from vmae_jax import model as model_lib
-from vmae_jax.data.videos import open_video
+from vmae_jax.data.videos import open_video, stream_video
 from vmae_jax.data.views import EvalViews
+from vmae_jax.models import layers
 
 LENGTH, SIZE, DIM = CONFIG.num_frames, CONFIG.image_size, 48
 NOTES = {"features.json", "sources.json"}  # in every folder of features
@@ -64,6 +68,33 @@ def test_sliding_windows_lie_inside_the_video(tmp_path, frames, every, stride, c
         assert window.shape == (1, LENGTH, SIZE, SIZE, 3)
         indices = np.minimum(k * every + stride * np.arange(LENGTH), frames - 1)
         np.testing.assert_array_equal(window[0], whole[indices, :, left : left + SIZE])
+
+
+def test_the_features_of_the_reference(model, tmp_path):
+    """Whole frames as they are stored, squashed as floats, and not normalised."""
+    file = write_video(tmp_path / "clip.mp4", 9)
+    wanted = dataclasses.replace(windows(every=4), preprocessing="reference")
+    extract(model, [file], tmp_path / "out", wanted)
+    stored = np.stack(list(stream_video(file, 0)))
+    assert stored.shape == (9, 48, 64, 3)
+    # Between the centres of pixels: 1.5 rows and 2 columns of them to one.
+    above = (np.arange(SIZE) * 3 // 2)[:, None]
+    share = np.where(np.arange(SIZE) % 2, 0.75, 0.25)[:, None, None]
+    columns = stored.reshape(9, 48, SIZE, 2, 3).mean(3)
+    squashed = (columns[:, above[:, 0]] * (1 - share) + columns[:, above[:, 0] + 1] * share) / 255
+    found = list(wanted(file))
+    for k, window in enumerate(found):
+        assert (window.shape, window.dtype) == ((1, LENGTH, SIZE, SIZE, 3), np.float32)
+        np.testing.assert_allclose(window[0], squashed[4 * k : 4 * k + LENGTH], atol=1e-5)
+    # What normalising makes into these numbers gives the model the same.
+    uint8 = (found[1] * layers.STD + layers.MEAN) * 255
+    patches = layers.patchify(uint8, CONFIG.tubelet_size, CONFIG.patch_size)
+    alone = nnx.merge(model._graphdef, model.params).features(layers.normalize_pixels(patches))
+    made = np.load(tmp_path / "out/clip.npy")
+    np.testing.assert_allclose(made, np.concatenate([made[:1], alone]), atol=1e-4)
+    assert json.loads((tmp_path / "out/features.json").read_text())["preprocessing"] == "reference"
+    with pytest.raises(feature_files.FeatureError, match="preprocessing = 'reference', not None"):
+        extract(model, [file], tmp_path / "out", windows(every=4))
 
 
 def test_a_window_s_feature_is_that_of_the_window_alone(model, tmp_path):
@@ -305,19 +336,29 @@ def test_the_command(tmp_path):
     assert "0 videos done, 2 were there" in found.stdout
 
 
+def test_flags_that_exclude_each_other(tmp_path):
+    path = checkpoint(tmp_path)
+    flags = [f"--checkpoint={path}", f"--out={tmp_path / 'out'}", "--every=4", "--crops=3"]
+    found = command(*flags, "x.mp4")
+    assert found.returncode == 1
+    assert found.stderr.startswith("error: --every: a sliding window is one dense clip")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--every=4", "--crops=3"], "--every: a sliding window is one dense clip"),
-        (["--tokens", "--clips=2"], "--tokens: tokens of several views"),
+        ({"every": 4, "sampling": "sparse"}, "--every: a sliding window is one dense clip"),
+        ({"tokens": True, "clips": 2}, "--tokens: tokens of several views"),
+        ({"preprocessing": "reference"}, "--preprocessing=reference: .*add --every=4 as for"),
     ],
 )
-def test_flags_that_exclude_each_other(tmp_path, flags, message):
-    path = checkpoint(tmp_path)
-    found = command(f"--checkpoint={path}", f"--out={tmp_path / 'out'}", *flags, "x.mp4")
-    assert found.returncode == 1
-    assert found.stderr.startswith(f"error: {message}")
-    assert not (tmp_path / "out").exists()
+def test_more_flags_that_exclude_each_other(model, monkeypatch, flags, message):
+    none = {"clips": 1, "crops": 1, "every": 0, "stride": 0, "sampling": "", "tokens": False}
+    given = SimpleNamespace(**none | {"preprocessing": "evaluation"} | flags)
+    monkeypatch.setattr(features.flags, "FLAGS", given)
+    with pytest.raises(feature_files.FeatureError, match=message):
+        features.windows_of_flags(model)
 
 
 def test_every_odd_video_gets_features_or_a_reason(model, shared, tmp_path):

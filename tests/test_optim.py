@@ -9,7 +9,16 @@ import pytest
 from flax import nnx
 
 from vmae_jax import optim, tree
-from vmae_jax.config import ConfigError, ModelConfig, OptimConfig
+from vmae_jax.config import (
+    Config,
+    ConfigError,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    steps_per_epoch,
+    total_steps,
+)
 from vmae_jax.convert import rules
 from vmae_jax.models import mae
 
@@ -26,6 +35,27 @@ def test_schedules_equal_the_reference(goldens):
         )  # fmt: skip
         found = np.asarray(schedule(jnp.arange(len(case["values"]))))
         np.testing.assert_allclose(found, case["values"], rtol=2e-6, atol=1e-9, err_msg=name)
+
+
+def test_a_recipe_has_the_reference_schedule_although_its_last_batch_is_not_full(goldens):
+    cases = json.loads((goldens / "cosine_schedules.json").read_text()).values()
+    cases = [case for case in cases if not case["kwargs"].get("start_warmup_value")]
+    for case in cases:
+        k = case["kwargs"]
+        config = Config(
+            data=DataConfig(batch_size=256),
+            optim=OptimConfig(
+                base_lr=k["base_value"], min_lr=k["final_value"],
+                warmup_epochs=float(k.get("warmup_epochs", 0)),
+                warmup_steps=max(0, k.get("warmup_steps", 0)),
+            ),
+            train=TrainConfig(epochs=float(k["epochs"])),
+        )  # fmt: skip
+        per_epoch = steps_per_epoch(config, 256 * k["niter_per_ep"] + 255)
+        steps = total_steps(config, per_epoch)
+        assert steps == len(case["values"])
+        found = optim.learning_rate(config.optim, 256, steps, per_epoch)(jnp.arange(steps))
+        np.testing.assert_allclose(found, case["values"], rtol=2e-6, atol=1e-9)
 
 
 def test_decay_mask_equals_the_reference(goldens):

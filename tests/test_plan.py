@@ -203,7 +203,7 @@ def test_the_command_without_a_compiler():
                   "--videos=283582")  # fmt: skip
     assert out.returncode == 0, out.stderr
     assert "1026.3 M" in out.stdout
-    assert "41540 steps" in out.stdout
+    assert "41400 steps" in out.stdout
     out = command("--config=configs/vitg_tiktok.py")
     assert out.returncode == 1
     assert out.stderr.strip().startswith("error: expected --topology")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -93,20 +94,21 @@ def one_device(request, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def losses_of_one_device(tmp_path_factory):
+def whole_run(tmp_path_factory):
+    """The folder of five steps on one device."""
     workdir, make_mesh = tmp_path_factory.mktemp("one"), sharding.make_mesh
     with pytest.MonkeyPatch.context() as one:
         one.setattr(sharding, "make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
         run(TINY, workdir)
-    return losses(workdir)
+    return workdir
 
 
 @pytest.mark.all_devices
 @pytest.mark.parametrize("shape", [(8, 1, 1), (2, 4, 1), (2, 2, 2)])
-def test_eight_devices_equal_one(tmp_path, losses_of_one_device, shape):
+def test_eight_devices_equal_one(tmp_path, whole_run, shape):
     mesh = dict(zip(("data", "fsdp", "tensor"), shape, strict=True))
     run(with_settings(TINY, mesh=mesh), tmp_path / "eight")
-    a, b = losses_of_one_device, losses(tmp_path / "eight")
+    a, b = losses(whole_run), losses(tmp_path / "eight")
     assert list(a) == list(b) == [1, 2, 3, 4, 5]
     np.testing.assert_allclose(list(b.values()), list(a.values()), atol=1e-5)
 
@@ -257,24 +259,51 @@ def test_too_many_such_steps_end_the_run_and_name_the_last_good_checkpoint(tmp_p
         run(config, tmp_path, Diverging)
 
 
-def test_other_settings_or_data_are_refused_by_name(tmp_path):
-    config = with_settings(TINY, train={"steps": 2})
-    run(config, tmp_path)
+def test_other_settings_or_data_are_refused_by_name(whole_run):
     with pytest.raises(ConfigError, match=r"seed: 0 -> 1.*--workdir"):
-        run(with_settings(config, seed=1), tmp_path)
+        run(with_settings(TINY, seed=1), whole_run)
 
     class OtherData(FakeDataTask):
         fingerprint = "other"
 
     with pytest.raises(ConfigError, match=r"fingerprint fake .* has other"):
-        run(config, tmp_path, OtherData)
-    saved = to_dict(config)
+        run(TINY, whole_run, OtherData)
+    saved = to_dict(TINY)
     del saved["augment"]["mix_group"], saved["distill"]  # a version that did not have them yet
     meta = {"config": saved, "fingerprint": "fake"}
-    train.check_resume(config, meta, "fake", "its checkpoint")
-    mixed = with_settings(config, augment={"mix_group": 4})
+    train.check_resume(TINY, meta, "fake", "its checkpoint")
+    mixed = with_settings(TINY, augment={"mix_group": 4})
     with pytest.raises(ConfigError, match=r"augment.mix_group: 0 -> 4"):
         train.check_resume(mixed, meta, "fake", "its checkpoint")
+
+
+def test_a_run_of_before_keeps_its_own_count_of_steps(tmp_path, whole_run, caplog):
+    class Few(FakeDataTask):
+        def data(self, start=0, places=None):
+            stream = super().data(start, places)
+            stream.num_videos = 20
+            return stream
+
+        def report(self, params, stream, mesh):
+            return {}, {}
+
+    shutil.copytree(whole_run, tmp_path / "run")
+    config = with_settings(TINY, train={"steps": 0, "epochs": 2.5})
+    note = tmp_path / "run/checkpoints/5/meta/metadata"
+    meta = json.loads(note.read_text())
+    assert meta["steps_per_epoch"] == 64 / 8
+    note.write_text(json.dumps(meta | {"steps_per_epoch": 2}))
+    assert run(config, tmp_path / "run", Few).already_done, "20 videos are two batches of 8"
+    del meta["steps_per_epoch"]  # as a version left it that counted 2.5
+    note.write_text(json.dumps(meta))
+    with caplog.at_level("INFO"):
+        assert run(config, tmp_path / "run", Few).steps == 6
+    assert "its epochs have 2.5 steps, as when it began" in caplog.text
+    last = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
+    own = optim.learning_rate(config.optim, 8, 6, 2.5)
+    assert (last["step"], last["lr"]) == (6, pytest.approx(float(own(5))))
+    note = tmp_path / "run/checkpoints/6/meta/metadata"
+    assert json.loads(note.read_text())["steps_per_epoch"] == 2.5
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):

@@ -317,6 +317,7 @@ class DataConfig:
     views: int = 4  # augmented views per decoded clip
     sampling: str = "dense"  # dense (every stride-th frame) or sparse (a frame of each segment)
     stride: int = 4  # frames between two sampled frames, where sampling is dense
+    antialias: bool = False  # crops of pre-training that shrink, as in the reference; see `bench`
     threads: int = 0  # decoding threads of each process; 0 = as suits this host's cores
     workers: int = 0  # decoding processes; 0 = in threads of this one, on small hosts at least
     prefetch: int = 4  # batches ready ahead of the step
@@ -343,7 +344,7 @@ class DataConfig:
 class OptimConfig:
     base_lr: float = 1e-3  # per 256 videos: lr = base_lr * data.batch_size / 256
     min_lr: float = 1e-5  # per 256 videos, at the end of the cosine
-    warmup_epochs: float = 20.0  # linear from 0
+    warmup_epochs: float = 20.0  # linear from 0; epochs as those of train
     warmup_steps: int = 0  # in steps instead, where the size of the data set is not known
     layer_decay: float = 1.0  # factor of the learning rate per block, counted from the head down
     weight_decay: float = 0.05  # of kernels only
@@ -380,7 +381,7 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    epochs: float = 200.0  # over the videos (views are not counted)
+    epochs: float = 200.0  # of as many steps as the videos fill batches (views are not counted)
     steps: int = 0  # 0 = as many as the epochs need; otherwise epochs is ignored
     log_every: int = 50  # steps
     checkpoint_every: int = 1000  # steps
@@ -461,6 +462,10 @@ class Config:
             "the split to test on",
         )  # fmt: skip
         _check(
+            not self.data.antialias, "data.antialias", self.data.antialias,
+            f"False with task = {self.task!r}, as in the reference",
+        )  # fmt: skip
+        _check(
             bool(self.distill.teacher) or self.task != "distill" or self.mode == "eval",
             "distill.teacher", self.distill.teacher,
             "a classifier: a workdir, .pth, .safetensors or model directory",
@@ -495,11 +500,23 @@ def for_platform(config: Config, platform: str) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=dtype))
 
 
-def total_steps(config: Config, num_videos: int) -> int:
-    """Steps of the run: train.steps, or as many whole batches as the epochs hold."""
-    if config.train.steps:
-        return config.train.steps
-    return max(1, int(config.train.epochs * (num_videos / config.data.batch_size)))
+def steps_per_epoch(
+    config: Config, num_videos: int, meta: Mapping[str, Any] | None = None
+) -> float:
+    """Steps of an epoch: its whole batches, as in the reference, but at least one.
+
+    Args:
+      meta: of a checkpoint of the run, which keeps what it began with. Where that is not noted,
+        its version counted the last, incomplete batch as a fraction.
+    """
+    if meta is not None:
+        return meta.get("steps_per_epoch", num_videos / config.data.batch_size)
+    return max(1, num_videos // config.data.batch_size)
+
+
+def total_steps(config: Config, per_epoch: float) -> int:
+    """Steps of the run: train.steps, or those of its epochs of `per_epoch` steps."""
+    return config.train.steps or max(1, int(config.train.epochs * per_epoch))
 
 
 def defaults() -> ml_collections.ConfigDict:

@@ -20,6 +20,13 @@ head sees), of a pre-trained encoder after the encoder's norm. Window k begins a
 and only windows that lie wholly inside the video count; a video shorter than one window is filled
 up with its last frame. Frames are scaled by the short side and cut to the square in the middle.
 
+  # the features that the reference released, from its own weights
+  python -m vmae_jax.features --checkpoint=vit_g.pth --out=features/released --every=4 \
+      --preprocessing=reference videos/
+
+The reference's extraction has another way: each whole frame is squashed to a square, whatever its
+shape, and divided by 255; mean and deviation, which training takes from the pixels, stay.
+
 Exit status: 0 every video has its features, 1 at least one has not, or nothing could start.
 """
 
@@ -37,7 +44,7 @@ from jax.sharding import Mesh
 
 from vmae_jax import cli, command, config, sharding, tree
 from vmae_jax import model as model_lib
-from vmae_jax.data import inputs
+from vmae_jax.data import augment, inputs
 from vmae_jax.data.videos import VideoError, open_video, stream_video
 from vmae_jax.data.views import EvalViews
 from vmae_jax.feature_files import FORMATS, FeatureError, Folder, NpyFile
@@ -52,9 +59,15 @@ class Windows:
     views: EvalViews  # of a whole video, whose mean is its feature; one in a sliding window
     every: int = 0  # frames from one sliding window to the next; 0 = the whole video
     keep_partial: bool = False  # go on after damage, see `videos.open_video`
+    preprocessing: str = "evaluation"  # of frames; reference = of the features it released
+
+    @property
+    def pixels(self) -> str:
+        """Type of a window."""
+        return "float32" if self.preprocessing == "reference" else "uint8"
 
     def __call__(self, path: str, notes: list[str] | None = None) -> Iterator[np.ndarray]:
-        """The windows of a video file, u8[V, T, S, S, 3] each.
+        """The windows of a video file, [V, T, S, S, 3] of `pixels` each.
 
         Args:
           notes: in the end takes what was put right in its times, or skipped as damaged.
@@ -70,14 +83,21 @@ class Windows:
                 notes += video.notes
             yield self.views.of_file(video)
 
+    def _frames(self, path: str, notes: list[str] | None) -> Iterator[np.ndarray]:
+        """All frames of a video as the windows have them, [S, S, 3]."""
+        size, middle = self.views.size, dataclasses.replace(self.views, length=1)
+        squashed = self.preprocessing == "reference"
+        short_side = 0 if squashed else size
+        for frame in stream_video(path, short_side, keep_partial=self.keep_partial, notes=notes):
+            yield augment.squash(frame, size) if squashed else middle.cut(frame[None])[0, 0]
+
     def _sliding(self, path: str, notes: list[str] | None) -> Iterator[np.ndarray]:
-        length, stride, size = self.views.length, self.views.stride, self.views.size
-        middle = dataclasses.replace(self.views, length=1)
+        length, stride = self.views.length, self.views.stride
         span = (length - 1) * stride + 1
         latest = collections.deque(maxlen=span)
         count = 0
-        for frame in stream_video(path, size, keep_partial=self.keep_partial, notes=notes):
-            latest.append(middle.cut(frame[None])[0, 0])
+        for frame in self._frames(path, notes):
+            latest.append(frame)
             count += 1
             if count >= span and (count - span) % self.every == 0:
                 yield np.stack([latest[i] for i in range(0, span, stride)])[None]
@@ -166,12 +186,12 @@ class _Outputs:
 def _batches(
     pieces: Iterator[_Piece], size: int, expect: Callable[[_Piece], None]
 ) -> Iterator[tuple[np.ndarray, list[str]]]:
-    """u8[size, V, T, S, S, 3] and the video of each row; the last batch is filled up with zeros."""
+    """[size, V, T, S, S, 3] and the video of each row; the last batch is filled up with zeros."""
     rows: collections.deque[tuple[str, np.ndarray]] = collections.deque()
 
     def batch() -> tuple[np.ndarray, list[str]]:
         taken = [rows.popleft() for _ in range(min(size, len(rows)))]
-        stacked = np.zeros((size, *taken[0][1].shape), np.uint8)
+        stacked = np.zeros((size, *taken[0][1].shape), taken[0][1].dtype)
         for place, (_, window) in zip(stacked, taken, strict=False):
             place[:] = window
         return stacked, [video for video, _ in taken]
@@ -186,7 +206,7 @@ def _batches(
 
 
 def _extractor(model: model_lib.Model, mesh: Mesh, tokens: bool) -> Callable[[Any], jax.Array]:
-    """u8[b, V, T, S, S, 3] -> the mean over views f32 [b, D] or [b, N, D], split over the mesh."""
+    """[b, V, T, S, S, 3] -> the mean over views f32 [b, D] or [b, N, D], split over the mesh."""
     run = model.tokens if tokens else model.features
 
     @jax.jit
@@ -227,7 +247,7 @@ def extract(
     """
     mesh = sharding.make_mesh(config.MeshConfig())
     size = -(-batch_size // mesh.size) * mesh.size
-    run = _extractor(model, mesh, tokens)
+    run = _extractor(dataclasses.replace(model, pixels=windows.pixels), mesh, tokens)
     outputs = _Outputs(folder, progress)
     pieces = inputs.interleave([_pieces(video, windows) for video in videos], threads)
     running: collections.deque[tuple[jax.Array, list[str]]] = collections.deque()
@@ -273,13 +293,15 @@ def by_names(videos: Sequence[str]) -> dict[str, str]:
 
 
 def settings_of(model: model_lib.Model, windows: Windows, tokens: bool) -> dict[str, Any]:
-    """All that decides the values."""
+    """All that decides the values; preprocessing where it is named, as older folders have none."""
+    named = {"preprocessing": windows.preprocessing}
     return {
         "weights": tree.fingerprint(model.params),
         "model": dataclasses.asdict(model.config),
         "every": windows.every,
         **dataclasses.asdict(windows.views),
         "tokens": tokens,
+        **(named if windows.preprocessing != "evaluation" else {}),
     }
 
 
@@ -299,6 +321,13 @@ def define_flags() -> None:
         "the run's training, 4 for other checkpoints.",
         lower_bound=0,
     )
+    flags.DEFINE_enum(
+        "preprocessing",
+        "evaluation",
+        ("evaluation", "reference"),
+        "evaluation: the square in the middle, normalised as in training. reference: the whole "
+        "frame squashed to the square, in [0, 1], which made the features it released.",
+    )
     flags.DEFINE_bool("tokens", False, "Every token [N, D], over (t, h, w), not their mean [D].")
     flags.DEFINE_enum("format", "npy", FORMATS, "One .npy per video, or one Parquet file.")
     flags.DEFINE_integer("batch_size", 8, "Windows per step.", lower_bound=1)
@@ -313,13 +342,18 @@ def windows_of_flags(model: model_lib.Model) -> Windows:
             "--every: a sliding window is one dense clip; --clips, --crops and --sampling=sparse "
             "are for whole videos"
         )
+    if given.preprocessing == "reference" and not given.every:
+        raise FeatureError(
+            "--preprocessing=reference: its features are of sliding windows; add --every=4 as for "
+            "THUMOS14, or --every=16 as for FineAction"
+        )
     if given.tokens and several:
         raise FeatureError("--tokens: tokens of several views have no mean; leave --clips, --crops")
     if given.every:
         views = model.views(sampling="dense", stride=given.stride or 1)
     else:
         views = model.views(given.clips, given.crops, sampling=given.sampling, stride=given.stride)
-    return Windows(views, given.every, given.keep_partial)
+    return Windows(views, given.every, given.keep_partial, given.preprocessing)
 
 
 def main(argv: list[str]) -> None:

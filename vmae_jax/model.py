@@ -68,6 +68,7 @@ class Model:
     sampling: str  # of a video's frames, as the run that was loaded took them; of a file, dense
     stride: int  # likewise; of a file, 4
     _graphdef: nnx.GraphDef = dataclasses.field(repr=False)
+    pixels: str = "uint8"  # of a video; float32 reaches the first layer as it is, not normalised
 
     def __str__(self) -> str:
         """One line on the model and where it runs, and one for each note on its checkpoint."""
@@ -156,9 +157,9 @@ class Model:
     def _compiled(self, run: Callable[[Any, jax.Array], jax.Array]) -> Apply:
         def apply(params: Params, video: jax.Array) -> jax.Array:
             shape = (self.config.num_frames, self.config.image_size, self.config.image_size, 3)
-            if video.shape[1:] != shape or video.dtype != jnp.uint8:
+            if video.shape[1:] != shape or video.dtype != self.pixels:
                 raise ModelError(
-                    f"video {video.dtype}{list(video.shape)}: expected uint8 [B, "
+                    f"video {video.dtype}{list(video.shape)}: expected {self.pixels} [B, "
                     f"{', '.join(map(str, shape))}]"
                 )
             patches = layers.patchify(video, self.config.tubelet_size, self.config.patch_size)

@@ -98,10 +98,10 @@ def _exchange_rows(collectives: Sequence[hlo.Collective]) -> Rows:
 
 
 def _run_rows(plan: planner.Plan, config: Config, videos: int) -> Rows:
-    train = config.train
-    steps = train.steps or int(train.epochs * videos / config.data.batch_size)
-    if not steps:
-        return [("whole run", f"{train.epochs:g} epochs; --videos=N says how long that is")]
+    if not (videos or config.train.steps):
+        epochs = f"{config.train.epochs:g} epochs"
+        return [("whole run", f"{epochs}; --videos=N says how long that is")]
+    steps = config_lib.total_steps(config, config_lib.steps_per_epoch(config, videos))
     hours = steps * plan.seconds / 3600
     spent = hours * plan.machine.count
     return [("whole run", f"{steps} steps, {hours:.1f} hours, {spent:.0f} chip-hours at best")]

@@ -18,7 +18,14 @@ from etils import epath
 from jax.sharding import Mesh
 
 from vmae_jax import checkpoint, hosts, metrics, optim, sharding
-from vmae_jax.config import Config, ConfigError, changes, to_dict, total_steps
+from vmae_jax.config import (
+    Config,
+    ConfigError,
+    changes,
+    steps_per_epoch,
+    to_dict,
+    total_steps,
+)
 from vmae_jax.program import Program, Stream, Task, fresh_state, saved, whole, with_teacher
 
 log = logging.getLogger(__name__)
@@ -30,7 +37,7 @@ FIXED_SETTINGS = (
     "model.variant", "model.image_size", "model.num_frames", "model.tubelet_size",
     "model.patch_size", "model.positions", "model.norm_eps", "model.head_norm_eps",
     "model.encoder_norm",
-    "data.batch_size", "data.views", "data.sampling", "data.stride", "data.split",
+    "data.batch_size", "data.views", "data.sampling", "data.stride", "data.split", "data.antialias",
     "optim.accumulate", "optim.layer_decay",
 )  # fmt: skip
 
@@ -132,15 +139,16 @@ def train(task: Task, workdir: str, begins: Callable[[], None] = lambda: None) -
         )
         stack.callback(checkpoints.close)
         start = checkpoints.latest()
-        meta = checkpoints.meta(start) if start is not None else {"examples": 0}
+        meta = checkpoints.meta(start) if start is not None else None
         mesh = sharding.make_mesh(config.mesh)
         videos, views = config.data.batch_size, config.data.views
         clips = videos * views // config.optim.accumulate
         sharding.check_batch("data.batch_size * data.views / optim.accumulate", clips, mesh)
         places = sharding.places_of_process("data.batch_size", videos, views, mesh)
-        stream = task.data(meta["examples"], places)
+        stream = task.data(meta["examples"] if meta else 0, places)
         stack.callback(stream.close)
-        steps = total_steps(config, stream.num_videos)
+        per_epoch = steps_per_epoch(config, stream.num_videos, meta)
+        steps = total_steps(config, per_epoch)
         if start is not None:
             check_resume(config, meta, stream.fingerprint, checkpoints.path(start))
             check_teacher(config, meta, task.meta.get("teacher"), checkpoints.path(start))
@@ -148,11 +156,10 @@ def train(task: Task, workdir: str, begins: Callable[[], None] = lambda: None) -
                 found = tuple(sorted(str(p) for p in (folder / "pictures").glob("*.png")))
                 return Result(start, steps, checkpoints.path(start), found, already_done=True)
 
-        schedule = optim.learning_rate(
-            config.optim, config.data.batch_size, steps, stream.num_videos / config.data.batch_size
-        )
+        schedule = optim.learning_rate(config.optim, config.data.batch_size, steps, per_epoch)
         program = Program.on(mesh, task, schedule)
         begins()
+        _tell_epochs(config, stream.num_videos, per_epoch)
         log.info("%s: %s", workdir, _beginning(config, start, steps))
         if start is None:
             state = fresh_state(task, program)
@@ -162,7 +169,7 @@ def train(task: Task, workdir: str, begins: Callable[[], None] = lambda: None) -
             state = with_teacher(state, task, program.state)
         # The mesh tells kernels and activations where they are.
         stack.enter_context(jax.set_mesh(mesh))
-        run = Run(config, task, stream, checkpoints, mesh, folder / "pictures", steps)
+        run = Run(config, task, stream, checkpoints, mesh, folder / "pictures", per_epoch, steps)
         terminal, writer = _writers(config, workdir, start or 0, steps)
         stack.callback(writer.close)
         preemption = stack.enter_context(Preemption().watch())
@@ -173,6 +180,20 @@ def train(task: Task, workdir: str, begins: Callable[[], None] = lambda: None) -
             latest = checkpoints.latest()
             last = "none was saved" if latest is None else checkpoints.path(latest)
             raise metrics.DivergedError(f"{error}; last good checkpoint: {last}") from None
+
+
+def _tell_epochs(config: Config, videos: int, per_epoch: float) -> None:
+    """Says where the epochs of a run are not what their number suggests."""
+    if config.train.steps and (config.optim.warmup_steps or not config.optim.warmup_epochs):
+        return  # none are counted
+    batch = config.data.batch_size
+    if per_epoch != steps_per_epoch(config, videos):
+        log.info("its epochs have %.6g steps, as when it began: the last batch counts", per_epoch)
+    elif videos < batch:
+        log.warning(
+            "%d videos are fewer than data.batch_size = %d: an epoch is one step, in which they "
+            "come again", videos, batch,
+        )  # fmt: skip
 
 
 def _beginning(config: Config, start: int | None, steps: int) -> str:
@@ -206,6 +227,7 @@ class Run:
     checkpoints: checkpoint.Checkpoints
     mesh: Mesh
     pictures: epath.Path
+    steps_per_epoch: float
     steps: int
 
     def save(self, step: int, state: Any) -> None:
@@ -213,6 +235,7 @@ class Run:
             "examples": step * self.config.data.batch_size,
             "config": to_dict(self.config),
             "fingerprint": self.stream.fingerprint,
+            "steps_per_epoch": self.steps_per_epoch,
             **self.task.meta,
         }
         self.checkpoints.save(step, saved(state), meta)

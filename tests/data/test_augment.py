@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from vmae_jax.data import augment
+from vmae_jax.config import Config, DataConfig
+from vmae_jax.data import augment, views
 
 
 @pytest.mark.parametrize(("height", "width"), [(256, 340), (455, 256), (256, 256), (49, 77)])
@@ -73,6 +75,29 @@ def test_resize_is_bilinear_with_pixel_centres():
     np.testing.assert_allclose(
         out, np.interp(positions, np.arange(20), np.arange(0, 200, 10)), atol=0.51
     )
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 80), (40, 64), (64, 40), (30, 40), (40, 40)])
+def test_antialiased_crops_are_pillows(width, height):
+    frames = np.random.default_rng(0).integers(256, size=(2, 90, 100, 3), dtype=np.uint8)
+    found = augment.resized_crop(frames, (7, 5, width, height), 40, antialias=True)
+    for view, frame in zip(found, frames, strict=True):
+        crop = Image.fromarray(frame[5 : 5 + height, 7 : 7 + width])
+        pillow = np.asarray(crop.resize((40, 40), Image.Resampling.BILINEAR)).astype(int)
+        assert np.abs(view - pillow).max() <= 1, "what grows is the same to a rounding"
+    plain = augment.resized_crop(frames, (7, 5, width, height), 40)
+    assert np.array_equal(plain, found) == (max(width, height) <= 40)
+
+
+def test_pretraining_antialiases_where_it_is_asked_to():
+    frames = np.random.default_rng(0).integers(256, size=(2, 60, 80, 3), dtype=np.uint8)
+    for wanted in (False, True):
+        made = views.training_views(Config(data=DataConfig(antialias=wanted)))
+        assert made.antialias is wanted
+        view = augment.multi_scale_crop(frames, 24, np.random.default_rng(3), antialias=wanted)
+        box = augment.multi_scale_box(60, 80, 24, np.random.default_rng(3))
+        expected = augment.resized_crop(frames, box, 24, antialias=wanted)
+        np.testing.assert_array_equal(view, expected)
 
 
 def test_strong_shrinking_averages_every_pixel():

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from tiny_dataset import clip, numbers_of, write_dataset
@@ -180,6 +181,27 @@ def test_the_central_view_is_the_references_validation(goldens, dataset):
     assert found["video"].shape == (3, BATCH, 1, FRAMES, SIZE, SIZE, 3)
     expected = clips.dense_indices(20, FRAMES, 2)
     assert numbers_of(found["video"][0, 0, 0]) == expected.tolist()
+
+
+def test_the_central_crop_and_frames_of_pictures_are_the_references():
+    one = EvalViews(1, 1, 1, 224, "sparse", 1)
+    validation = dataclasses.replace(one, validation=True)
+    # Python's round, as the reference: half to even, where a test's single crop rounds down.
+    for width, left, single in ((298, 37, 37), (299, 38, 37), (301, 38, 38), (303, 40, 39)):
+        frames = np.broadcast_to(np.arange(width, dtype=np.uint16)[:, None], (1, 224, width, 3))
+        assert validation.cut(frames.astype(np.uint8))[0, 0, 0, 0, 0] == left
+        assert one.cut(frames.astype(np.uint8))[0, 0, 0, 0, 0] == single
+    halves = EvalViews(1, 1, 2, 16, "sparse", 1, validation=True)
+    for frames, video, pictures in ((8, [1, 5], [2, 6]), (10, [2, 7], [2, 7]), (2, [0, 1], [0, 1])):
+        assert halves.indices(frames).tolist() == [video]
+        assert halves.indices(frames, of_pictures=True).tolist() == [pictures]
+    video = clip(8)
+    assert numbers_of(halves(video)[0]) == [1, 5]
+    files = tuple(
+        cv2.imencode(".jpg", f)[1].tobytes() for f in clips.decode_frames(video, range(8))
+    )
+    pictures = dataclasses.replace(video, codec="jpeg", video=b"", frames=files)
+    assert numbers_of(halves(pictures)[0]) == [2, 6]
 
 
 @pytest.mark.parametrize("shape", [(48, 64), (64, 48), (48, 48), (20, 90)])

@@ -212,6 +212,20 @@ def test_nothing_starts_from_what_is_not_finished(study):
     assert (finetuning.after.state(), finetuning.state()) == ("ready", "waiting")
 
 
+@pytest.mark.parametrize(("noted", "steps"), [({"steps_per_epoch": 1}, 3), ({}, 4)])
+def test_a_pretraining_is_done_at_its_own_count_of_steps(study, noted, steps):
+    """32 videos are a batch of 24, which a version before counted as 1.33 steps."""
+    counted = {"data": {"batch_size": 24}, "train": {"steps": 0, "epochs": 3.0}}
+    made = jobs.make_jobs(loaded(study, pretrain__settings=counted), str(study / "runs"))
+    job = next(job for job in made if job.clips == 32)
+    assert job.steps() == 3
+    for step, done in ((steps - 1, False), (steps, True)):
+        note = Path(job.folder) / "checkpoints" / str(step) / "meta/metadata"
+        note.parent.mkdir(parents=True)
+        note.write_text(json.dumps(noted))
+        assert job.is_done() is done
+
+
 def test_several_may_make_the_embedded_videos_at_once(tmp_path):
     command = [
         sys.executable, "-m", "vmae_jax.study", "--config=configs/study_synthetic.py:smoke",

@@ -30,9 +30,14 @@ def prepare(folder: str, videos: str | None) -> tuple[str, list[str]]:
 def sides(
     dataset: str, files: list[str], model: ModelConfig, views: int, cores: int, clips: int
 ) -> list[Side]:
-    """Ours in threads, ours in worker processes, the originals: all on the same cores."""
+    """Ours in threads, plain and antialiased, and in worker processes, and the originals.
+
+    All are on the same cores.
+    """
+    threads = (dataset, model, views, cores, 0, clips)
     found = [
-        Side(f"shards, {cores} threads", shard_clips, (dataset, model, views, cores, 0, clips)),
+        Side(f"shards, {cores} threads", shard_clips, threads),
+        Side(f"shards, {cores} threads, antialiased", shard_clips, (*threads, True)),
         Side(f"originals, {cores} threads", original_clips,
              (files, model, views, cores, max(cores, clips // 8))),
     ]  # fmt: skip
@@ -42,23 +47,37 @@ def sides(
     return found
 
 
-def open_stream(dataset: str, model: ModelConfig, views: int, threads: int, workers: int):
+def open_stream(
+    dataset: str,
+    model: ModelConfig,
+    views: int,
+    threads: int,
+    workers: int,
+    antialias: bool = False,
+):
     """Batches of `BATCH` pre-training clips."""
     from vmae_jax.data import pipeline
 
     data = DataConfig(
         dataset=dataset, batch_size=BATCH, views=views, stride=STRIDE,
-        threads=threads, workers=workers,
+        threads=threads, workers=workers, antialias=antialias,
     )  # fmt: skip
     return pipeline.open_clips(Config(model=model, data=data))
 
 
 def shard_clips(
-    dataset: str, model: ModelConfig, views: int, cores: int, workers: int, clips: int
+    dataset: str,
+    model: ModelConfig,
+    views: int,
+    cores: int,
+    workers: int,
+    clips: int,
+    antialias: bool = False,
 ) -> Turn:
     """Turns of reading, checking, decoding and cropping `clips` records, as training does."""
     _use_cores(cores)
-    stream = open_stream(dataset, model, views, 1 if workers else cores, workers)
+    threads = 1 if workers else cores
+    stream = open_stream(dataset, model, views, threads, workers, antialias)
     batches = max(1, clips // BATCH)
 
     def turn() -> int:

@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+from PIL import Image
 
 # Parallelism is over clips: threads inside OpenCV would only fight with it.
 cv2.setNumThreads(0)
@@ -39,10 +40,16 @@ def multi_scale_box(
 
 
 def multi_scale_crop(
-    frames: np.ndarray, size: int, rng: np.random.Generator, out: np.ndarray | None = None
+    frames: np.ndarray,
+    size: int,
+    rng: np.random.Generator,
+    out: np.ndarray | None = None,
+    *,
+    antialias: bool = False,
 ) -> np.ndarray:
     """One augmented view, u8[T, size, size, 3], of u8[T, H, W, 3]; written to `out` if given."""
-    return resized_crop(frames, multi_scale_box(*frames.shape[1:3], size, rng), size, out)
+    box = multi_scale_box(*frames.shape[1:3], size, rng)
+    return resized_crop(frames, box, size, out, antialias=antialias)
 
 
 def random_resized_box(
@@ -72,14 +79,24 @@ def random_resized_box(
 
 
 def resized_crop(
-    frames: np.ndarray, box: tuple[int, int, int, int], size: int, out: np.ndarray | None = None
+    frames: np.ndarray,
+    box: tuple[int, int, int, int],
+    size: int,
+    out: np.ndarray | None = None,
+    *,
+    antialias: bool = False,
 ) -> np.ndarray:
-    """The box (left, top, width, height) of every frame, resized to u8[T, size, size, 3]."""
+    """The box (left, top, width, height) of every frame, resized to u8[T, size, size, 3].
+
+    Args:
+      antialias: whether what shrinks is averaged as Pillow does, at some five times the cost.
+    """
     left, top, width, height = box
     if out is None:
         out = np.empty((len(frames), size, size, 3), np.uint8)
+    resize = _shrink if antialias and max(width, height) > size else _resize
     for target, frame in zip(out, frames, strict=True):
-        _resize(frame[top : top + height, left : left + width], target)
+        resize(frame[top : top + height, left : left + width], target)
     return out
 
 
@@ -95,9 +112,22 @@ def resize_short_side(frame: np.ndarray, size: int) -> np.ndarray:
     return frame if frame.shape[:2] == shape else _resize(frame, np.empty((*shape, 3), np.uint8))
 
 
+def squash(frame: np.ndarray, size: int) -> np.ndarray:
+    """A whole frame u8[H, W, 3] as f32[size, size, 3] in [0, 1], whatever its aspect ratio.
+
+    Bilinear on floats, without antialiasing: as the reference extracts features.
+    """
+    return cv2.resize(frame.astype(np.float32), (size, size)) / 255
+
+
 def _resize(frame: np.ndarray, out: np.ndarray) -> np.ndarray:
     height, width = out.shape[:2]
     # Bilinear looks at 2x2 pixels only: beyond half the size it would skip some, so average.
     shrinks = frame.shape[0] >= 2 * height and frame.shape[1] >= 2 * width
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return cv2.resize(frame, (width, height), dst=out, interpolation=interpolation)
+
+
+def _shrink(frame: np.ndarray, out: np.ndarray) -> None:
+    height, width = out.shape[:2]
+    out[:] = Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR)

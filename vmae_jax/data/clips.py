@@ -157,18 +157,27 @@ def dense_test_indices(num_frames: int, length: int, stride: int) -> np.ndarray:
 
 
 def sparse_indices(
-    num_frames: int, segments: int, rng: np.random.Generator | None = None
+    num_frames: int,
+    segments: int,
+    rng: np.random.Generator | None = None,
+    *,
+    of_pictures: bool = False,
 ) -> np.ndarray:
     """One frame of each of `segments` equal parts, i64[segments]: a random one, or the middle.
 
+    A video with fewer frames than segments, which the reference refuses, is spread evenly with
+    frames repeated.
+
     Args:
-      rng: for training; None = the middle (validation). A video with fewer frames than segments,
-        which the reference refuses, is spread evenly with frames repeated.
+      rng: for training; None = the middle (validation).
+      of_pictures: whether the frames are files of their own. Of an even part, the reference takes
+        the later of its two middle frames there, and the earlier one of a video.
     """
     part = num_frames // segments
     if part == 0:
         return sparse_test_indices(num_frames, segments, clips=1)
-    within = (part - 1) // 2 if rng is None else rng.integers(part, size=segments)
+    middle = part // 2 if of_pictures else (part - 1) // 2
+    within = middle if rng is None else rng.integers(part, size=segments)
     return np.arange(segments) * part + within
 
 
@@ -185,6 +194,11 @@ def test_start(extent: int, size: int, place: int, places: int) -> int:
     """
     free = max(0, extent - size)
     return free // 2 if places == 1 else free * place // (places - 1)
+
+
+def validation_start(extent: int, size: int) -> int:
+    """Where the crop of validation starts: in the middle, half a pixel to the even number."""
+    return round(max(0, extent - size) / 2)
 
 
 # ---- Decoding ----

@@ -33,7 +33,10 @@ class VideoError(Exception):
 
 
 class Upright:
-    """Turns decoded frames into upright RGB pictures u8[H, W, 3] of one size, set by the first."""
+    """Turns decoded frames into upright RGB pictures u8[H, W, 3] of one size, set by the first.
+
+    `short_side` in pixels is the most that they have; 0 = the stored pixels, square or not.
+    """
 
     def __init__(self, short_side: int):
         self._short_side = short_side
@@ -85,6 +88,8 @@ def _target_size(
 ) -> tuple[int, int]:
     """Width and height before turning: square pixels, short side at most `short_side`, even."""
     width, height = frame.width, frame.height
+    if not short_side:
+        return width, height
     if aspect and abs(aspect - 1) > _ANAMORPHIC and 1 / 4 <= aspect <= 4:
         width, height = (width * aspect, height) if aspect > 1 else (width, height / aspect)
     scale = min(1, fractions.Fraction(short_side) / min(width, height))

@@ -153,6 +153,7 @@ def stream_video(
     """All frames of a file in order and in one pass, scaled as those of `VideoFile.frames`.
 
     Args:
+      short_side: in pixels; 0 = not scaled at all, nor made square where pixels are not.
       keep_partial: see `open_video`.
       notes: in the end takes those of the file, as `VideoFile.notes`.
 
@@ -163,10 +164,8 @@ def stream_video(
       VideoError: where it is missing, no video, damaged, or too large.
     """
     path = os.fspath(path)
-    with (
-        _named(path),
-        Source(path, max(short_side, SHORT_SIDE), skip_damage=keep_partial) as source,
-    ):
+    scaled_to = max(short_side, SHORT_SIDE) if short_side else 0
+    with _named(path), Source(path, scaled_to, skip_damage=keep_partial) as source:
         yield from _stream(source, short_side)
         if notes is not None:
             notes += source.notes
@@ -176,7 +175,9 @@ def _stream(source: "Source", short_side: int) -> Iterator[np.ndarray]:
     def scaled() -> Iterator[tuple[float, np.ndarray]]:
         for time, picture in source:
             _check_aspect(source, *picture.shape[:2])
-            yield time, augment.resize_short_side(picture, short_side)
+            if short_side:
+                picture = augment.resize_short_side(picture, short_side)
+            yield time, picture
 
     yield from constant_rate(scaled(), source.rate, source.pace)
     source.check()

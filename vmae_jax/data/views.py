@@ -25,6 +25,7 @@ class PretrainViews:
     length: int  # frames
     size: int  # pixels
     stride: int
+    antialias: bool = False
 
     def __call__(self, record: clips.Record, rng: np.random.Generator) -> np.ndarray:
         start = rng.integers(clips.num_starts(record.num_frames, self.length, self.stride))
@@ -32,7 +33,7 @@ class PretrainViews:
         frames = clips.decode_frames(record, indices)
         views = np.empty((self.views, self.length, self.size, self.size, 3), np.uint8)
         for view in views:
-            augment.multi_scale_crop(frames, self.size, rng, out=view)
+            augment.multi_scale_crop(frames, self.size, rng, out=view, antialias=self.antialias)
         return views
 
 
@@ -73,7 +74,8 @@ def training_views(config: Config) -> TrainViews:
     """The views of the training clips of a recipe."""
     model, data = config.model, config.data
     if config.task == "pretrain":
-        return PretrainViews(data.views, model.num_frames, model.image_size, data.stride)
+        size = model.image_size
+        return PretrainViews(data.views, model.num_frames, size, data.stride, data.antialias)
     change = config.augment
     return FinetuneViews(
         data.views,
@@ -101,7 +103,7 @@ class EvalViews:
     size: int  # pixels
     sampling: str
     stride: int
-    validation: bool = False  # dense frames of training's window in the middle of the video
+    validation: bool = False  # the reference's while training: training's frames, in the middle
 
     @property
     def count(self) -> int:
@@ -112,11 +114,16 @@ class EvalViews:
         """Of all views of a video: (V, T, S, S, 3)."""
         return self.count, self.length, self.size, self.size, 3
 
-    def indices(self, num_frames: int) -> np.ndarray:
-        """Frames of each clip of a video of `num_frames`, i64[clips, T]."""
+    def indices(self, num_frames: int, of_pictures: bool = False) -> np.ndarray:
+        """Frames of each clip of a video of `num_frames`, i64[clips, T].
+
+        Args:
+          of_pictures: see `clips.sparse_indices`.
+        """
         if self.validation:
             if self.sampling == "sparse":
-                return clips.sparse_indices(num_frames, self.length)[None]
+                found = clips.sparse_indices(num_frames, self.length, of_pictures=of_pictures)
+                return found[None]
             return clips.dense_indices(num_frames, self.length, self.stride)[None]
         if self.sampling == "sparse":
             spread = clips.sparse_test_indices(num_frames, self.length, self.clips)
@@ -138,18 +145,22 @@ class EvalViews:
         by_clip = frames.reshape(self.clips, self.length, height, width, 3)
         views = np.empty((self.clips, self.crops, self.length, self.size, self.size, 3), np.uint8)
         for crop in range(self.crops):
-            top = clips.test_start(height, self.size, crop, self.crops)
-            left = clips.test_start(width, self.size, crop, self.crops)
+            top, left = self._start(height, crop), self._start(width, crop)
             views[:, crop] = by_clip[:, :, top : top + self.size, left : left + self.size]
         return views.reshape(self.shape)
 
+    def _start(self, extent: int, crop: int) -> int:
+        if self.validation:
+            return clips.validation_start(extent, self.size)
+        return clips.test_start(extent, self.size, crop, self.crops)
+
     def __call__(self, record: clips.Record) -> np.ndarray:
-        """All views of a record, u8[V, T, S, S, 3].
+        """All views of a record, u8[V, T, S, S, 3]; one of JPEG frames counts as pictures.
 
         Raises:
           RecordError: where it does not decode.
         """
-        indices = self.indices(record.num_frames).ravel()
+        indices = self.indices(record.num_frames, of_pictures=record.codec == "jpeg").ravel()
         return self.cut(clips.decode_frames(record, indices, short_side=self.size))
 
     def of_file(self, video: VideoFile) -> np.ndarray:

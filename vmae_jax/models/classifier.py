@@ -21,6 +21,7 @@ class Classifier(nnx.Module):
     ):
         style = layers.BlockStyle(
             init=normal,
+            table=normal,
             lora_rank=classifier.lora_rank,
             lora_scale=classifier.lora_alpha / max(1, classifier.lora_rank),
         )

@@ -23,6 +23,25 @@ STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 xavier = nnx.initializers.xavier_uniform()
 
+
+def uniform(fan_in: int) -> nnx.Initializer:
+    """Uniform in +-1/sqrt(fan_in), kernels and biases alike: what PyTorch's layers start with.
+
+    The reference leaves the patch embedding and the map to the decoder at it.
+    """
+    bound = fan_in**-0.5
+
+    def draw(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return draw
+
+
+def truncated(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Normal of deviation 0.02, truncated at +-0.02: the reference's tokens in pre-training."""
+    return 0.02 * jax.random.truncated_normal(key, -1.0, 1.0, shape)
+
+
 REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -46,9 +65,10 @@ def on_batch(x: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class BlockStyle:
-    """How the blocks of a tower start, and what fine-tuning adds to them."""
+    """How an encoder and its blocks start, and what fine-tuning adds to them."""
 
     init: nnx.Initializer = xavier  # of kernels
+    table: nnx.Initializer = truncated  # of learned positions
     lora_rank: int = 0  # of trainable low-rank updates of attention's kernels; 0 = none
     lora_scale: float = 1.0  # factor of those updates
 

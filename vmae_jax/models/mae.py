@@ -8,11 +8,6 @@ from vmae_jax.config import MaskConfig, ModelConfig
 from vmae_jax.models import layers, masking, vit
 
 
-def _mask_token(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Normal of deviation 0.02, truncated at +-0.02, as the reference draws it."""
-    return 0.02 * jax.random.truncated_normal(key, -1.0, 1.0, shape)
-
-
 class MaskedAutoencoder(nnx.Module):
     """VideoMAE V2 with dual masking.
 
@@ -23,10 +18,10 @@ class MaskedAutoencoder(nnx.Module):
         encoder, decoder = config.encoder, config.decoder
         self.encoder = vit.Encoder(config, norm=config.encoder_norm, rngs=rngs)
         self.to_decoder = nnx.Linear(
-            encoder.dim, decoder.dim, use_bias=False, kernel_init=layers.xavier,
+            encoder.dim, decoder.dim, use_bias=False, kernel_init=layers.uniform(encoder.dim),
             dtype=config.dtype, rngs=rngs,
         )  # fmt: skip
-        self.mask_token = nnx.Param(_mask_token(rngs.params(), (decoder.dim,)))
+        self.mask_token = nnx.Param(layers.truncated(rngs.params(), (decoder.dim,)))
         self.decoder = layers.Blocks(decoder, config, rngs=rngs)
         self.norm = layers.layer_norm(decoder.dim, config, rngs, config.head_norm_eps)
         self.head = nnx.Linear(

@@ -11,18 +11,10 @@ from vmae_jax.models import layers
 
 
 class PatchEmbed(nnx.Module):
-    """One dense layer on flattened patches: a 3-D convolution whose stride is its kernel.
-
-    Kernel and bias start uniform in +-1/sqrt(fan_in), the convolution's default in PyTorch, which
-    the reference leaves as it is.
-    """
+    """One dense layer on flattened patches: a 3-D convolution whose stride is its kernel."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        bound = config.patch_dim**-0.5
-
-        def uniform(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-            return jax.random.uniform(key, shape, dtype, -bound, bound)
-
+        uniform = layers.uniform(config.patch_dim)
         self.linear = nnx.Linear(
             config.patch_dim,
             config.encoder.dim,
@@ -58,9 +50,10 @@ class Encoder(nnx.Module):
         tower = config.encoder
         last = tower.depth if train_blocks < 0 else train_blocks
         self.patch_embed = PatchEmbed(config, rngs=rngs)
+        style = style or layers.BlockStyle()
         learned = config.positions == "learned"
-        table = jnp.zeros((config.num_tokens, tower.dim))
-        self.positions = nnx.Param(table) if learned else None
+        table = (config.num_tokens, tower.dim)
+        self.positions = nnx.Param(style.table(rngs.params(), table)) if learned else None
 
         def stack(depth: int) -> layers.Blocks | None:
             part = dataclasses.replace(tower, depth=depth)

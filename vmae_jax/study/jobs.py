@@ -76,8 +76,9 @@ class Job:
         return epath.Path(self.folder) / "eval" / "summary.json"
 
     def steps(self) -> int:
-        """Of the whole run."""
-        return config_lib.total_steps(self.config, self.clips)
+        """Of the whole run, as its checkpoints count them."""
+        per_epoch = config_lib.steps_per_epoch(self.config, self.clips, _meta(self.folder))
+        return config_lib.total_steps(self.config, per_epoch)
 
     def is_done(self) -> bool:
         if self.benchmark:
@@ -94,6 +95,16 @@ class Job:
         if self.after and not self.after.is_done():
             return "waiting"
         return "begun" if (epath.Path(self.folder) / "job.json").exists() else "ready"
+
+
+def _meta(folder: str) -> Mapping[str, Any] | None:
+    """What a checkpoint of the run says of it; None before the first."""
+    kept = epath.Path(folder) / "checkpoints"
+    for saved in kept.iterdir() if kept.exists() else ():
+        with contextlib.suppress(FileNotFoundError):  # the run keeps a few, and removes others
+            if saved.name.isdigit():
+                return json.loads((saved / "meta" / "metadata").read_text())
+    return None
 
 
 def make_jobs(study: Study, folder: str) -> list[Job]:
