@@ -33,7 +33,7 @@ import numpy as np
 from absl import app, flags
 from etils import epath
 
-from vmae_jax import cli, command, metrics, viz
+from vmae_jax import cli, command, metrics, viz, whole
 from vmae_jax import model as model_lib
 from vmae_jax.convert import files
 from vmae_jax.data import inputs
@@ -120,13 +120,13 @@ class _Pictures:
         self._folder, self._taken = epath.Path(folder), set()
 
     def write(self, shown: Shown, caption: str) -> str:
-        stem = name = os.path.splitext(os.path.basename(shown.clip))[0]
-        number = 1
+        stem = os.path.splitext(os.path.basename(shown.clip))[0]
+        name, number = whole.named(stem, ".png"), 1
         while name in self._taken:  # clips of one name in several folders
             number += 1
-            name = f"{stem}-{number}"
+            name = whole.named(stem, f"-{number}.png")
         self._taken.add(name)
-        path = self._folder / f"{name}.png"
+        path = self._folder / name
         metrics.write_png(path, viz.frames_sheet(shown.views, shown.numbers, caption))
         return str(path)
 
@@ -171,7 +171,7 @@ def run(
     """Prints an answer for each clip and leaves its picture in `out`, unless that is empty.
 
     Returns:
-      Of each clip without an answer, why.
+      Of each clip without an answer or its picture, why.
     """
     pictures = _Pictures(out) if out else None
     failures = []
@@ -183,7 +183,11 @@ def run(
             continue
         answers = top(probabilities, names)
         caption = f"{answers[0]['label']}, {100 * answers[0]['probability']:.1f} %"
-        picture = pictures.write(shown, caption) if pictures else ""
+        picture = ""
+        try:
+            picture = pictures.write(shown, caption) if pictures else ""
+        except OSError as error:
+            failures.append(f"{shown.clip} has no picture: {command.said(error)}")
         print((_as_json if as_json else _table)(shown, answers, picture), flush=True)
     return failures
 
@@ -219,7 +223,7 @@ def main(argv: list[str]) -> None:
     )
     if failures:
         count = f"{len(failures)} of {len(clips)}"
-        command.fail(f"{count} clips could not be answered, such as {failures[0]}")
+        command.fail(f"{count} clips could not be answered in full, such as {failures[0]}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import av
 import numpy as np
 
+from vmae_jax import special
 from vmae_jax.data import augment
 from vmae_jax.data.clips import MAX_ASPECT, MAX_SIDE
 from vmae_jax.data.upright import Upright, VideoError
@@ -182,6 +183,8 @@ class Source:
         self.frames, self.pixels, self.seconds, self._start = 0, 0, 0.0, None
         self.size: tuple[int, int] = (0, 0)
         self.broken: VideoError | None = None
+        if kind := special.kind(file):
+            raise VideoError("cannot be opened", kind)
         try:
             # As 'file:', a name with a colon is no protocol; and nothing may reach the network.
             self._container = av.open(

@@ -13,6 +13,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from vmae_jax import special
 from vmae_jax.data.build.manifest import BuildError
 
 _NUMBER = re.compile("[0-9]{1,6}")
@@ -285,6 +286,7 @@ def _check_inside(name: str, file: str, line: int) -> None:
 def _lines(file: str) -> Iterator[str]:
     """The lines of a text file, which name themselves where they are no text."""
     try:
+        special.check(file)
         with open(file, "rb") as stream:
             data = stream.read()
     except OSError as error:

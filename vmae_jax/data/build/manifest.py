@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from vmae_jax import special
 from vmae_jax.data import inputs
 
 
@@ -99,7 +100,7 @@ def read_manifest(videos: str, labels: str | None = None, split: str = "train") 
             found[path] = os.stat(file)
         else:
             where = f"{labels}, line {rows[path].line}" if rows else videos
-            rejected.append((path, "missing file", f"named in {where}"))
+            rejected.append((path, "missing file", special.kind(file) or f"named in {where}"))
     if not found:
         raise BuildError(f"{videos}: no video files found ({len(rejected)} left out or missing)")
 
@@ -154,6 +155,7 @@ def _relative(path: str, root: Path) -> str:
 
 def _read_csv(labels: str, root: Path) -> dict[str, _Row]:
     try:
+        special.check(labels)
         with open(labels, newline="", encoding="utf-8-sig") as file:
             return _parse_csv(csv.reader(file), labels, root)
     except FileNotFoundError as error:
