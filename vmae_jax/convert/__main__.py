@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags, logging
 
-from vmae_jax import command
+from vmae_jax import command, special
 from vmae_jax.checkpoint import CheckpointError
 from vmae_jax.config import ConfigError, tower_name
 from vmae_jax.convert import files, save
@@ -58,6 +58,9 @@ _LABEL_MAP = flags.DEFINE_string(
     "label_map", None, "JSON list: for each class of the output, its row of the input's head."
 )
 _LABELS = flags.DEFINE_string("labels", None, "Names of the classes: one per line, or a JSON list.")
+_WEIGHTS_KEY = flags.DEFINE_string(
+    "weights_key", "", "What the weights lie under in a .pth file, such as model_ema. [found out]"
+)
 _HEADS = flags.DEFINE_integer(
     "heads", 0, "Attention heads, where the input does not say; 0 = by the table of variants."
 )
@@ -133,6 +136,7 @@ def relabelled(weights: Weights, label_map: str | None, labels: str | None) -> W
 
 def _read_json(path: str) -> Any:
     try:
+        special.check(path)
         with open(path, encoding="utf-8-sig") as file:
             return json.load(file)
     except (OSError, ValueError) as error:
@@ -151,6 +155,7 @@ def main(argv: list[str]) -> None:
         decoder_heads=_DECODER_HEADS.value,
         image_size=_IMAGE_SIZE.value,
         num_frames=_NUM_FRAMES.value,
+        weights_key=_WEIGHTS_KEY.value,
         allow_missing=_ALLOW_MISSING.value,
         drop=_DROP.value,
     )

@@ -193,7 +193,7 @@ def trained(
             f"nothing to evaluate: {workdir} has no checkpoint; train first, or give a classifier "
             "as --config.init_from"
         )
-    found = load.load(config.init_from)
+    found = load.load(config.init_from, weights_key=config.weights_key)
     if found.kind != "classifier":
         raise ConfigError(
             f"config.init_from = {config.init_from!r} holds a {found.kind}, which has no head to "

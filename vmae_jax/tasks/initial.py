@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vmae_jax import special
 from vmae_jax.config import Config, ConfigError
 from vmae_jax.convert import fit, load
 
@@ -28,7 +29,7 @@ def weights(
     Raises:
       ConversionError: where the file cannot be read, or does not fit the recipe's model.
     """
-    found = load.load(config.init_from)
+    found = load.load(config.init_from, weights_key=config.weights_key)
     log.info("%s: %s", config.init_from, found.source)
     rows = label_map(config)
     named = len(found.label_names) == len(label_names) > 0
@@ -40,6 +41,9 @@ def weights(
             found = dataclasses.replace(found, kind="encoder", params=params)
             log.info("  its %d classes have other names: the head starts fresh", len(label_names))
     values, notes = fit.fit(found, like, config.model, label_map=rows)
+    if found.kind == config.task == "pretrain":
+        was, now = found.normalize_target, config.normalize_target
+        notes += (f"normalize_target is {now}, the weights were made with {was}",) * (was != now)
     for note in (*found.notes, *notes):
         log.info("  %s", note)
     return values
@@ -51,6 +55,7 @@ def label_map(config: Config) -> list[int] | None:
     if not path:
         return None
     try:
+        special.check(path)
         with open(path) as file:
             rows = json.load(file)
     except (OSError, ValueError) as error:
