@@ -157,7 +157,7 @@ def test_recipes_and_programs_name_an_entry_too(tmp_path, weights, state):
     wanted = 2 * weights.params["head"]["kernel"]
     model = vmae_jax.load(path, weights_key="teacher")
     np.testing.assert_array_equal(model.params["head"]["kernel"], wanted)
-    with pytest.raises(ConversionError, match="--config.weights_key"):
+    with pytest.raises(ConversionError, match=r"--config\.weights_key"):
         vmae_jax.load(path)
     recipe = config.defaults()
     recipe.update(task="distill", init_from=path, weights_key="teacher")

@@ -1,8 +1,9 @@
 r"""Shows what a checkpoint is, and writes it in another layout.
 
-Reads .pth files of VideoMAE, VideoMAE V2 and the TikTok models, pytorch_model.bin, safetensors,
-Hugging Face directories of VideoMAE and VideoMAE V2, and the workdirs of this package. Nothing in a
-file is ever run; reading needs no PyTorch, writing a .pth does.
+Reads .pth files of VideoMAE, VideoMAE V2, the TikTok models and MMAction2's VideoMAE,
+pytorch_model.bin, safetensors, Hugging Face directories of VideoMAE and VideoMAE V2, folders of
+DeepSpeed and the like with one file of weights, and the workdirs of this package. Nothing in a file
+is ever run; reading needs no PyTorch, writing a .pth does.
 
   # what is in it? writes nothing
   python -m vmae_jax.convert --input=vit_g_hybrid_pt_1200e.pth
