@@ -2,6 +2,8 @@
 
 import csv
 import dataclasses
+import errno
+import hashlib
 import json
 import os
 import shutil
@@ -240,12 +242,13 @@ def test_a_later_run_does_not_take_another_video_of_the_name_as_done(model, tmp_
 
 @pytest.mark.parametrize("form", feature_files.FORMATS)
 def test_odd_file_names_have_features(model, tmp_path, form):
-    """Hidden, no Unicode, as long as they can be; what cannot be read is listed all the same."""
+    """Hidden, no Unicode, longer than an array may be called; what cannot be read is listed."""
     if form == "parquet":
         pytest.importorskip("pyarrow")
-    names = [".clip.mp4", os.fsdecode(b"caf\xe9.mp4"), "x" * 251 + ".mp4"]
+    names = [".clip.mp4", os.fsdecode(b"caf\xe9.mp4"), "x" * 252 + ".ts"]
     (file,) = make(tmp_path, [12])
     files = [shutil.copy(file, tmp_path / name) for name in names]
+    short = f"{'x' * 234}-{hashlib.sha256(b'x' * 252).hexdigest()[:16]}"
     broken = str(tmp_path / os.fsdecode(b"\xff.mp4"))
     out = tmp_path / "out"
     for count in (3, 0):
@@ -253,10 +256,29 @@ def test_odd_file_names_have_features(model, tmp_path, form):
         assert (finished, list(failures)) == (count, [broken])
     assert r"\udcff.mp4" in (out / "failures.csv").read_text(encoding="utf-8")
     if form == "npy":
-        assert {p.stem for p in out.glob("*.npy")} == {".clip", r"caf\udce9", "x" * 251}
+        assert {p.stem for p in out.glob("*.npy")} == {".clip", r"caf\udce9", short}
     else:
         table = pytest.importorskip("pyarrow.parquet").read_table(out / "features.parquet")
-        assert table["video"].to_pylist() == [".clip"] * 3 + [r"caf\udce9"] * 3 + ["x" * 251] * 3
+        assert table["video"].to_pylist() == [".clip"] * 3 + [r"caf\udce9"] * 3 + [short] * 3
+
+
+def test_one_array_that_cannot_be_written_ends_nothing_else(model, tmp_path, monkeypatch):
+    files = make(tmp_path, [24, 12, 9])
+    replace = os.replace
+
+    def refuse(draft, path):
+        if path.endswith("0_24.npy"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        replace(draft, path)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    out = tmp_path / "out"
+    finished, failures = extract(model, files, out, windows(every=4))
+    assert finished == 2
+    assert failures == {files[0]: f"cannot be written: {out}/0_24.npy: Permission denied"}
+    monkeypatch.undo()
+    assert {p.name for p in out.iterdir()} == {*NOTES, "1_12.npy", "2_9.npy", "failures.csv"}
+    assert extract(model, files, out, windows(every=4)) == (1, {})
 
 
 def test_parquet_has_the_rows_of_the_arrays(model, tmp_path):

@@ -63,6 +63,7 @@ FLOORS = (
         "whole",
         "lists",
     ),
+    ("special",),
 )
 FLOOR_OF = {name: -i for i, names in enumerate(FLOORS) for name in names}
 

@@ -1,8 +1,10 @@
 """Top-5 of video files: which, what is printed, what a broken one does to the others."""
 
+import contextlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +67,24 @@ def test_a_folder_s_videos_are_those_with_a_video_s_suffix(tmp_path, caplog):
     assert inputs.find([f"{root}/a.srt", f"{root}/b/*"]) == [
         f"{root}/a.srt", f"{root}/b/c.json", f"{root}/b/c.webm"
     ]  # fmt: skip
+
+
+def test_what_is_no_file_is_named_and_never_opened(model, tmp_path, capsys):
+    """A FIFO that nobody writes to would not even open; the clip after it is answered."""
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    os.mkfifo(folder / "a.mp4")
+    (folder / "b.mp4").symlink_to("nowhere")
+    (folder / "c.mp4").symlink_to("/dev/zero")
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as listening:
+        listening.bind(os.path.relpath(folder / "d.mp4"))
+        clips = [*inputs.find([str(folder)]), write_video(tmp_path / "good.mp4")]
+        failures = predict.run(clips, model, LABELS, VIEWS, as_json=True)
+    kinds = ("a FIFO", "a dangling link", "a device", "a socket")
+    assert failures == [
+        f"{clip}: cannot be opened: {kind}" for clip, kind in zip(clips[:4], kinds, strict=True)
+    ]
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["clip"] == clips[4]
 
 
 def test_linked_folders_are_searched_once_and_unreadable_ones_are_errors(
@@ -183,6 +203,28 @@ def test_clips_of_one_name_keep_a_picture_each(model, tmp_path, capsys):
     assert out.count(" %  ") == 10
 
 
+def test_pictures_of_the_longest_names_are_written_under_shorter_ones(model, tmp_path, capsys):
+    """And one that cannot be written ends nothing that comes after."""
+    clip = Path(write_video(tmp_path / "clip.mp4")).read_bytes()
+    name = "ä" * 125 + "x.mp4"  # 255 bytes
+    clips = [tmp_path / folder / name for folder in "ab"]
+    clips += [tmp_path / "taken.mp4", tmp_path / "last.mp4"]
+    for path in clips:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(clip)
+    out = tmp_path / "out"
+    (out / "taken.png").mkdir(parents=True)
+    clips = [str(path) for path in clips]
+    failures = predict.run(clips, model, LABELS, VIEWS, out=str(out), as_json=True)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["clip"] for line in lines if len(line["top"]) == 5] == clips
+    pictures = [line["picture"] and Path(line["picture"]).name for line in lines]
+    assert pictures[0] == "ä" * 125 + "x.png"
+    assert re.fullmatch("ä{116}-[0-9a-f]{16}-2[.]png", pictures[1])
+    assert pictures[2:] == [None, "last.png"]
+    assert failures == [f"{clips[2]} has no picture: {out}/taken.png: Is a directory"]
+
+
 def test_the_picture_holds_the_frames_in_order(tmp_path, model):
     clip = write_video(tmp_path / "clip.mp4")
     ((shown, _),) = predict.predict(model, [clip], VIEWS)
@@ -242,7 +284,7 @@ def test_the_command(tmp_path):
     )  # fmt: skip
     assert found.returncode == 1
     reason = re.search("^not answered: (.*)$", found.stdout, re.MULTILINE)[1]
-    expected = f"error: 3 of 4 clips could not be answered, such as {reason}"
+    expected = f"error: 3 of 4 clips could not be answered in full, such as {reason}"
     assert found.stderr.strip() == expected
     assert "empty: cannot be opened: a folder without videos" in found.stdout
     assert r"\udcff.mp4: cannot be opened" in found.stdout

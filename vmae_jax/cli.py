@@ -66,6 +66,11 @@ def define_model_flags() -> None:
         "A run's workdir, a .pth, .bin or .safetensors file, or a Hugging Face directory.",
         required=True,
     )
+    flags.DEFINE_string(
+        "weights_key",
+        "",
+        "What the weights lie under in a .pth file, such as model_ema. [found out]",
+    )
     flags.DEFINE_integer(
         "heads", 0, "Attention heads, where the file does not say. 0 = infer.", lower_bound=0
     )
@@ -120,4 +125,5 @@ def load_model() -> model_lib.Model:
         heads=given.heads,
         num_frames=given.num_frames,
         image_size=given.image_size,
+        weights_key=given.weights_key,
     )

@@ -287,6 +287,7 @@ class DistillConfig:
 
     # A classifier, read as init_from is; random = one that knows nothing, to see a recipe run.
     teacher: str = ""
+    weights_key: str = ""  # of the teacher's file, as that of init_from
     variant: str = ""  # the teacher's, as in model.variant; "" = as its file says, which plans read
     temperature: float = 1.0  # of both softmaxes, the teacher's and the student's
     soft_weight: float = 1.0  # of the teacher's targets; labels count the rest, and 1 needs none
@@ -406,6 +407,7 @@ class Config:
     # Names of the classes of init_from's head, as predict's --labels; "" = those that it holds.
     # Public .pth files hold none.
     init_labels: str = ""
+    weights_key: str = ""  # what they lie under in a .pth file, as model_ema; "" = found out
     normalize_target: bool = True  # per patch and channel; False = plain pixels in [0, 1]
     model: ModelConfig = ModelConfig()
     mask: MaskConfig = MaskConfig()
@@ -534,11 +536,11 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.model.update(variant="tiny", patch_size=patch, image_size=4 * patch, num_frames=8)
     config.model.dtype = "float32"
     config.data.update(dataset="synthetic", batch_size=8, views=2, threads=2, workers=0)
-    config.update(init_from="", init_labels="")
+    config.update(init_from="", init_labels="", weights_key="")
     config.classifier.update(num_classes=0, label_map="", train_blocks=-1)
     config.augment.mix_group = 0
     if config.task == "distill":
-        config.distill.update(teacher="random", variant="")
+        config.distill.update(teacher="random", weights_key="", variant="")
     config.eval.update(clips=2, crops=1, batch_size=4)
     config.optim.warmup_steps = 1
     config.train.update(steps=6, log_every=2, checkpoint_every=3, picture_every=0)

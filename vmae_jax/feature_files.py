@@ -1,5 +1,6 @@
 """The folder that features are written to: whole files only, and never of two kinds."""
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -55,7 +56,8 @@ class NpyFile:
         os.replace(self._draft, self._path)
 
     def discard(self) -> None:
-        os.unlink(self._draft)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._draft)
 
 
 class Folder:

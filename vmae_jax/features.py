@@ -32,6 +32,7 @@ Exit status: 0 every video has its features, 1 at least one has not, or nothing 
 
 import collections
 import dataclasses
+import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -42,13 +43,14 @@ import tqdm
 from absl import app, flags
 from jax.sharding import Mesh
 
-from vmae_jax import cli, command, config, sharding, tree
+from vmae_jax import cli, command, config, sharding, tree, whole
 from vmae_jax import model as model_lib
 from vmae_jax.data import augment, inputs
 from vmae_jax.data.videos import VideoError, open_video, stream_video
 from vmae_jax.data.views import EvalViews
 from vmae_jax.feature_files import FORMATS, FeatureError, Folder, NpyFile
 
+_NO_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what ends everything that comes after
 _PIECE = 8  # windows that a thread hands over at once
 
 
@@ -151,10 +153,7 @@ class _Outputs:
         """Takes note of windows that were handed to the device, and of a video's end."""
         self._expected[piece.video] += len(piece.windows)
         if piece.error:
-            self.failures[piece.video] = piece.error
-            if piece.video in self._files:
-                self._files.pop(piece.video).discard()
-            self._progress()
+            self._fail(piece.video, piece.error)
         elif piece.ended:
             self._ended.add(piece.video)
             if piece.notes:
@@ -165,15 +164,27 @@ class _Outputs:
         """The next rows of a video; those of a failed one are dropped."""
         if video in self.failures:
             return
-        if video not in self._files:
-            self._files[video] = self._folder.new(name_of(video))
-        self._files[video].append(rows)
-        self._finish_if_complete(video)
+        try:
+            if video not in self._files:
+                self._files[video] = self._folder.new(name_of(video))
+            self._files[video].append(rows)
+            self._finish_if_complete(video)
+        except OSError as error:
+            if error.errno in _NO_DISK:
+                raise
+            self._fail(video, f"cannot be written: {command.said(error)}")
+
+    def _fail(self, video: str, why: str) -> None:
+        self.failures[video] = why
+        if video in self._files:
+            self._files.pop(video).discard()
+        self._progress()
 
     def _finish_if_complete(self, video: str) -> None:
         file = self._files.get(video)
         if video in self._ended and file is not None and file.rows == self._expected[video]:
-            self._files.pop(video).finish()
+            file.finish()
+            del self._files[video]
             self.finished += 1
             self._progress()
 
@@ -275,9 +286,13 @@ def extract(
 
 
 def name_of(video: str) -> str:
-    """What the features of a video are called: its file name without the last suffix, as text."""
+    """What the features of a video are called: its file name without the last suffix, as text.
+
+    One whose file could not be called so is shortened, see `whole.named`.
+    """
     name = os.path.splitext(os.path.basename(video))[0]
-    return name.encode(errors="backslashreplace").decode()
+    name = name.encode(errors="backslashreplace").decode()
+    return whole.named(name, ".npy").removesuffix(".npy")
 
 
 def by_names(videos: Sequence[str]) -> dict[str, str]:

@@ -10,6 +10,8 @@ import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from vmae_jax import special
+
 log = logging.getLogger(__name__)
 
 _DELIMITERS = ",;\t|"
@@ -34,6 +36,7 @@ def read(path: str | os.PathLike) -> str:
       ListError: where it cannot be read, or is no such text.
     """
     try:
+        special.check(path)
         with open(path, "rb") as file:
             data = file.read()
     except OSError as error:

@@ -168,13 +168,13 @@ class Model:
         return jax.jit(apply)
 
 
-def load(path: str | os.PathLike, *, dtype: str = "float32", **overrides: int) -> Model:
+def load(path: str | os.PathLike, *, dtype: str = "float32", **overrides: int | str) -> Model:
     """Reads a checkpoint of any kind: a run's workdir, a .pth, .bin or .safetensors file, or a
     Hugging Face directory.
 
     Args:
       dtype: of activations, float32 or bfloat16; parameters and results are float32.
-      overrides: heads, image_size and num_frames, where the file does not say (see
+      overrides: heads, image_size, num_frames and weights_key, where the file does not say (see
         `convert.load.load`).
 
     Raises:

@@ -34,7 +34,7 @@ import numpy as np
 from absl import app, flags
 from etils import epath
 
-from vmae_jax import class_order, cli, command, metrics, viz
+from vmae_jax import class_order, cli, command, metrics, viz, whole
 from vmae_jax import model as model_lib
 from vmae_jax.convert import files
 from vmae_jax.data import inputs
@@ -129,13 +129,13 @@ class _Pictures:
         self._folder, self._taken = epath.Path(folder), set()
 
     def write(self, shown: Shown, caption: str) -> str:
-        stem = name = os.path.splitext(os.path.basename(shown.clip))[0]
-        number = 1
+        stem = os.path.splitext(os.path.basename(shown.clip))[0]
+        name, number = whole.named(stem, ".png"), 1
         while name in self._taken:  # clips of one name in several folders
             number += 1
-            name = f"{stem}-{number}"
+            name = whole.named(stem, f"-{number}.png")
         self._taken.add(name)
-        path = self._folder / f"{name}.png"
+        path = self._folder / name
         metrics.write_png(path, viz.frames_sheet(shown.views, shown.numbers, caption))
         return str(path)
 
@@ -186,7 +186,7 @@ def run(
       keep_partial: goes on after damage in a clip, see `videos.open_video`.
 
     Returns:
-      Of each clip without an answer, why.
+      Of each clip without an answer or its picture, why.
     """
     pictures = _Pictures(out) if out else None
     failures = []
@@ -198,7 +198,11 @@ def run(
             continue
         answers = top(probabilities, names)
         caption = f"{answers[0]['label']}, {100 * answers[0]['probability']:.1f} %"
-        picture = pictures.write(shown, caption) if pictures else ""
+        picture = ""
+        try:
+            picture = pictures.write(shown, caption) if pictures else ""
+        except OSError as error:
+            failures.append(f"{shown.clip} has no picture: {command.said(error)}")
         print((_as_json if as_json else _table)(shown, answers, picture), flush=True)
     return failures
 
@@ -236,7 +240,7 @@ def main(argv: list[str]) -> None:
     if failures:
         count = f"{len(failures)} of {len(clips)}"
         hint = cli.damage_hint(failures)
-        command.fail(f"{count} clips could not be answered, such as {failures[0]}{hint}")
+        command.fail(f"{count} clips could not be answered in full, such as {failures[0]}{hint}")
 
 
 if __name__ == "__main__":

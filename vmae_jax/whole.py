@@ -1,11 +1,14 @@
 """Files that are there whole or not at all, whatever ends the process that writes them."""
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator
 from typing import IO, Any
 
 from etils import epath
+
+_LONGEST = 255  # bytes of a name, on the file systems of Linux and macOS
 
 
 @contextlib.contextmanager
@@ -36,3 +39,13 @@ def write(path: str | os.PathLike, content: str | bytes) -> None:
         return
     with opened(path) as file:
         file.write(data)
+
+
+def named(stem: str, ending: str) -> str:
+    """`stem + ending`; where that is too long for a file, a hash in place of the stem's end."""
+    raw = os.fsencode(stem)
+    room = _LONGEST - len(os.fsencode(ending))
+    if len(raw) <= room:
+        return stem + ending
+    digest = hashlib.sha256(raw).hexdigest()[:16]
+    return f"{raw[: room - len(digest) - 1].decode(errors='ignore')}-{digest}{ending}"

@@ -1,6 +1,7 @@
 """python -m vmae_jax.convert, and runs of this package as its input."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import subprocess
@@ -175,11 +176,13 @@ def recipe_of(model, **changes):
 
 def test_a_pretraining_run(tmp_path):
     weights = tiny_weights.random("pretrain")
-    run_of(tmp_path, weights.params, recipe_of(weights.model))
+    weights = dataclasses.replace(weights, normalize_target=False)
+    run_of(tmp_path, weights.params, recipe_of(weights.model, normalize_target=False))
     found = load.load(str(tmp_path))
     tiny_weights.same(found, weights)
-    with pytest.raises(ConversionError, match="is a run, whose model is known"):
-        load.load(str(tmp_path), drop=["decoder"])
+    for given in ({"drop": ["decoder"]}, {"weights_key": "model"}):
+        with pytest.raises(ConversionError, match="is a run, whose model is known"):
+            load.load(str(tmp_path), **given)
     save.save(found, str(tmp_path / "out.safetensors"), "original")
     tiny_weights.same(load.load(str(tmp_path / "out.safetensors")), weights)
 

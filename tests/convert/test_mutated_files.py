@@ -6,6 +6,9 @@ number only where it makes one that no training leaves (not finite, or beyond 1e
 within a weight cannot be told from a weight.
 """
 
+import collections
+import datetime
+import pathlib
 import random
 import struct
 
@@ -58,8 +61,10 @@ def test_damage_is_an_error_or_does_no_harm(tmp_path, kind):
     wanted = tiny_weights.random("pretrain", TINY)
     path = tmp_path / ("good.safetensors" if kind == "safetensors" else "good.pth")
     save.save(wanted, str(path), "original")
-    if kind == "legacy":
+    if kind == "legacy":  # with all that is read of settings and not kept
         content = torch.load(path, weights_only=True)
+        content["args"] |= {"output_dir": pathlib.Path("x"), "day": datetime.date(2026, 1, 2)}
+        content["args"] |= {"lr": np.float64(1e-3), "seen": collections.Counter("ab")}
         torch.save(content, path, _use_new_zipfile_serialization=False)
     data = path.read_bytes()
     assert outcome(path, wanted) == "right"

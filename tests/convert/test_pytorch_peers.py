@@ -159,10 +159,11 @@ def test_classifiers_agree_on_real_clips(tmp_path, real_clips):
     np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
-@pytest.mark.parametrize("encoder_norm", [True, False])
-def test_pretraining_agrees_on_real_clips(tmp_path, real_clips, encoder_norm):
+@pytest.mark.parametrize(("encoder_norm", "normalize"), [(True, True), (False, False)])
+def test_pretraining_agrees_on_real_clips(tmp_path, real_clips, encoder_norm, normalize):
     small = dataclasses.replace(tiny_weights.SMALL, encoder_norm=encoder_norm)
     weights = tiny_weights.random("pretrain", small)
+    weights = dataclasses.replace(weights, normalize_target=normalize)
     peer = out(weights, tmp_path / "ours")
     hidden = np.zeros((2, small.num_tokens), bool)
     hidden[:, ::2] = True
@@ -175,7 +176,7 @@ def test_pretraining_agrees_on_real_clips(tmp_path, real_clips, encoder_norm):
     model = tiny_weights.module(weights)
     x = tiny_weights.patches(weights, jnp.asarray(real_clips))
     np.testing.assert_allclose(model(x, masks), wanted.logits.numpy(), atol=1e-4)
-    loss, _ = mae.reconstruction_loss(model, x, masks, normalize=True)
+    loss, _ = mae.reconstruction_loss(model, x, masks, normalize=normalize)
     assert float(loss) == pytest.approx(float(wanted.loss), abs=1e-4)
 
 

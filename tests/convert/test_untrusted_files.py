@@ -3,10 +3,14 @@
 import argparse
 import builtins
 import collections
+import datetime
+import fractions
 import io
 import os
+import pathlib
 import pickle
 import struct
+import types
 import zipfile
 
 import numpy as np
@@ -85,7 +89,9 @@ def test_a_pickle_that_calls_a_function_is_named_and_runs_nothing(tmp_path, stat
         (Reduced(torch.load, "other.pth"), "torch.serialization.load"),
         (Reduced(np.load, "other.npy"), "load"),
         (Built(), "Built"),
-        (collections.Counter("abc"), "collections.Counter"),
+        (fractions.Fraction(1, 2), "fractions.Fraction"),
+        (Reduced(os.path.expanduser, "~"), "expanduser"),  # of a module beside those of paths
+        (Reduced(pathlib.Path.unlink, pathlib.Path("x")), "builtins.getattr"),  # a method of one
         (os.system, "system"),  # named, without a call
     ],
 )
@@ -111,6 +117,10 @@ def test_what_public_checkpoints_carry_is_read(tmp_path, state):
             num_frames=2, input_size=8, num_heads=2, lr=np.float64(1e-3), flag=np.bool_(True),
             betas=(0.9, np.float32(0.95)), table=np.arange(3), size=torch.Size([3]),
             device=torch.device("cpu"), dtype=torch.float32, names={"a"}, nothing=None,
+            output_dir=pathlib.PosixPath("/x/y"), cache=pathlib.PureWindowsPath("c:/x"),
+            started=datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC), day=datetime.date.today(),
+            took=datetime.timedelta(seconds=3), milestones=collections.Counter([30, 60]),
+            recent=collections.deque([1.0], maxlen=3), plan=types.SimpleNamespace(steps=3),
         ),
         "epoch": np.int64(3),
         "scaler": collections.defaultdict(dict, {"scale": 1.0}),
@@ -125,6 +135,22 @@ def test_what_public_checkpoints_carry_is_read(tmp_path, state):
             found = load.load(str(path))
             tiny_weights.same(found, wanted)
             assert any("optimizer" in note for note in found.notes)
+
+
+def test_paths_and_dates_are_never_made(tmp_path, state):
+    """What stands for them keeps nothing and has none of their methods, whatever they are given."""
+    made = []
+    for protocol in (2, 4):
+        for value in (pathlib.Path("/etc"), datetime.date(2026, 1, 2), collections.Counter("ab")):
+            made.append(torch_io._Unpickler(io.BytesIO(pickle.dumps(value, protocol))).load())
+    assert {type(value) for value in made} == {torch_io._Inert}
+    assert not any(vars(value) for value in made)
+    for name in (b"pathlib\nos", b"pathlib\nPath.home", b"datetime\nsys", b"types\nFunctionType"):
+        with pytest.raises(ConversionError, match="nothing of it was run"):
+            torch_io._Unpickler(io.BytesIO(b"c" + name + b"\n)R.")).load()
+    path = tmp_path / "bad.pth"
+    torch.save({"model": state | {"blocks.0.norm1.weight": pathlib.Path("x")}}, path)
+    assert "blocks.0.norm1.weight are no tensors" in refusal(path)
 
 
 def test_numpy_of_both_generations(tmp_path, state):

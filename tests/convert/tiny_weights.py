@@ -57,7 +57,8 @@ def same(a, b):
               "norm_eps", "head_norm_eps", "encoder_norm")  # fmt: skip
     for field in fields:
         assert getattr(a.model, field) == getattr(b.model, field), field
-    assert (a.kind, a.label_names) == (b.kind, b.label_names)
+    for field in ("kind", "label_names", "normalize_target"):
+        assert getattr(a, field) == getattr(b, field), field
 
 
 def patches(weights, video):

@@ -1,8 +1,9 @@
 r"""Shows what a checkpoint is, and writes it in another layout.
 
-Reads .pth files of VideoMAE, VideoMAE V2 and the TikTok models, pytorch_model.bin, safetensors,
-Hugging Face directories of VideoMAE and VideoMAE V2, and the workdirs of this package. Nothing in a
-file is ever run; reading needs no PyTorch, writing a .pth does.
+Reads .pth files of VideoMAE, VideoMAE V2, the TikTok models and MMAction2's VideoMAE,
+pytorch_model.bin, safetensors, Hugging Face directories of VideoMAE and VideoMAE V2, folders of
+DeepSpeed and the like with one file of weights, and the workdirs of this package. Nothing in a file
+is ever run; reading needs no PyTorch, writing a .pth does.
 
   # what is in it? writes nothing
   python -m vmae_jax.convert --input=vit_g_hybrid_pt_1200e.pth
@@ -31,7 +32,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags, logging
 
-from vmae_jax import class_order, command
+from vmae_jax import class_order, command, special
 from vmae_jax.checkpoint import CheckpointError
 from vmae_jax.config import ConfigError, tower_name
 from vmae_jax.convert import files, save
@@ -59,6 +60,9 @@ _LABEL_MAP = flags.DEFINE_string(
 )
 _LABELS = flags.DEFINE_string(
     "labels", None, "Names of the classes: one per line, a table number,name, or JSON."
+)
+_WEIGHTS_KEY = flags.DEFINE_string(
+    "weights_key", "", "What the weights lie under in a .pth file, such as model_ema. [found out]"
 )
 _HEADS = flags.DEFINE_integer(
     "heads", 0, "Attention heads, where the input does not say; 0 = by the table of variants."
@@ -137,6 +141,7 @@ def relabelled(weights: Weights, label_map: str | None, labels: str | None) -> W
 
 def _read_json(path: str) -> Any:
     try:
+        special.check(path)
         with open(path, encoding="utf-8-sig") as file:
             return json.load(file)
     except (OSError, ValueError) as error:
@@ -155,6 +160,7 @@ def main(argv: list[str]) -> None:
         decoder_heads=_DECODER_HEADS.value,
         image_size=_IMAGE_SIZE.value,
         num_frames=_NUM_FRAMES.value,
+        weights_key=_WEIGHTS_KEY.value,
         allow_missing=_ALLOW_MISSING.value,
         drop=_DROP.value,
     )

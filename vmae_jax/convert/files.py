@@ -10,18 +10,25 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from vmae_jax import lists
-from vmae_jax.convert import torch_io
+from vmae_jax import lists, special
+from vmae_jax.convert import folders, torch_io
 from vmae_jax.convert.rules import ConversionError, listed
+from vmae_jax.models import layers
 
 # Of a model directory; the first that is there.
 WEIGHTS = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )  # fmt: skip
-STATES = ("model", "module", "state_dict")  # what the weights of a .pth file may lie under
+STATES = ("model", "module", "state_dict")  # what the weights of a .pth file lie under, if several
+# What the patch embedding is called in the original layout, in MMAction2 and in transformers.
+PATCHES = tuple(
+    f"{name}.weight" for name in
+    ("patch_embed.proj", "patch_embed.projection", "patch_embeddings.projection")
+)  # fmt: skip
 # safetensors' names; NumPy has bfloat16 through ml_dtypes.
 FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+FLAG = "--weights_key"
 SETTINGS = "vmae_jax"  # key of a safetensors file's metadata
 LARGEST = 1e6  # no weight comes near; a flipped exponent does
 
@@ -72,23 +79,27 @@ class Checked:
         return value if dtype is None else value.astype(dtype, copy=False)
 
 
-def read(path: str) -> Source:
+def read(path: str, key: str = "") -> Source:
     """The tensors of a .pth, .bin or .safetensors file, or of a Hugging Face directory.
+
+    Args:
+      key: what the weights lie under in a .pth or .bin file; "" = see `_entry`.
 
     Raises:
       ConversionError: if it is missing, damaged, foreign or unsafe.
+      OSError: if it cannot be opened.
     """
     if os.path.isdir(path):
-        return _directory(path)
-    if not os.path.exists(path):
+        return _directory(path, key)
+    if not special.kind(path) and not os.path.exists(path):
         raise ConversionError(
             f"{path}: no such file or directory; expected a run's workdir, a .pth, .bin or "
             ".safetensors file, or a Hugging Face directory"
         )
-    tensors, described, settings, notes = _file(path)
+    tensors, described, settings, notes = _file(path, key)
     if not settings and (_is_safetensors(path) or is_hugging_face(tensors)):
         settings = _config_beside(path)
-    return Source(path, tensors, described, settings, notes)
+    return Source(path, tensors, described, settings, (*notes, *_pixels_beside(path)))
 
 
 def is_hugging_face(names: Iterable[str]) -> bool:
@@ -97,17 +108,19 @@ def is_hugging_face(names: Iterable[str]) -> bool:
     return any(mark in f".{name}" for name in names for mark in marks)
 
 
-def _directory(path: str) -> Source:
+def is_video_mae(names: Iterable[Any]) -> bool:
+    """Whether one of the names is that of a patch embedding."""
+    return any(isinstance(name, str) and name.endswith(PATCHES) for name in names)
+
+
+def _directory(path: str, key: str) -> Source:
     name = next((w for w in WEIGHTS if os.path.exists(os.path.join(path, w))), None)
-    if name is None:
-        raise ConversionError(
-            f"{path}: has none of {', '.join(WEIGHTS)}, and no checkpoints/ of a run; give a "
-            "checkpoint file, a Hugging Face model directory or a --workdir"
-        )
-    full = os.path.join(path, name)
-    if not name.endswith(".index.json"):
-        tensors, described, settings, notes = _file(full)
+    full = folders.weights(path) if name is None else os.path.join(path, name)
+    if not full.endswith(".index.json"):
+        tensors, described, settings, notes = _file(full, key)
+        notes = notes if name else (f"the weights are those of {os.path.basename(full)}", *notes)
         settings = settings or _config_beside(full)
+        notes += _pixels_beside(full)
         return Source(path, tensors, f"{described} of a directory", settings, notes)
     index = _json(full).get("weight_map")
     if not isinstance(index, dict) or not all(isinstance(v, str) for v in index.values()):
@@ -116,24 +129,30 @@ def _directory(path: str) -> Source:
     for shard in sorted(set(index.values())):
         if os.path.basename(shard) != shard:
             raise ConversionError(f"{full}: names {shard!r}, which is not a file beside it")
-        found, described, _, _ = _file(os.path.join(path, shard))
+        found, described, _, _ = _file(os.path.join(path, shard), key)
         twice = found.keys() & tensors.keys()
         if twice or found.keys() != {n for n, s in index.items() if s == shard}:
             raise ConversionError(f"{full}: {shard} holds other tensors than the index says")
         tensors.update(found)
-    return Source(path, tensors, f"{described} in shards", _config_beside(full))
+    described, notes = f"{described} in shards", _pixels_beside(full)
+    return Source(path, tensors, described, _config_beside(full), notes)
 
 
-def _file(path: str) -> tuple[dict[str, Any], str, Mapping[str, Any], tuple[str, ...]]:
+def _file(path: str, key: str) -> tuple[dict[str, Any], str, Mapping[str, Any], tuple[str, ...]]:
     """Tensors, the file in words, the settings that it holds and notes."""
+    special.check(path)
     if not os.path.exists(path):
         raise ConversionError(f"{path}: is named by the index, but is not there")
     _refuse_foreign(path)
     if _is_safetensors(path):
+        if key:
+            raise ConversionError(
+                f"{path}: is safetensors, which holds nothing but weights; give no {FLAG}"
+            )
         tensors, settings = _safetensors(path)
         return tensors, "safetensors", settings, ()
     content = torch_io.read(path)
-    return _state(path, content)
+    return _state(path, content, key)
 
 
 def _refuse_foreign(path: str) -> None:
@@ -167,28 +186,57 @@ def _safetensors(path: str) -> tuple[dict[str, Any], Mapping[str, Any]]:
         raise ConversionError(f"{path}: is damaged ({error}); get it again") from error
 
 
-def _state(path: str, content: Any) -> tuple[dict, str, Mapping[str, Any], tuple[str, ...]]:
+def _state(
+    path: str, content: Any, key: str
+) -> tuple[dict, str, Mapping[str, Any], tuple[str, ...]]:
     """The state dict in what torch.save was given."""
     if not isinstance(content, dict):
         raise ConversionError(f"{path}: holds no dict of tensors")
-    under = next((key for key in STATES if isinstance(content.get(key), dict)), None)
+    models = [k for k, v in content.items() if isinstance(v, dict) and is_video_mae(v)]
+    under = _entry(path, content, models, key)
     state = content if under is None else content[under]
     strange = [_word(k) for k, v in state.items() if not isinstance(v, torch_io.Tensor)]
     if (under is None and strange) or not state:
-        keys = listed(map(_word, content), 10)
         raise ConversionError(
             f"{path}: has no dict of tensors under {', '.join(STATES)}, nor is it one; it holds "
-            f"{keys or 'nothing'}"
+            f"{listed(map(_word, content), 10) or 'nothing'}"
         )
     if strange or not all(isinstance(name, str) for name in state):
         raise ConversionError(f"{path}: among its weights, {listed(strange)} are no tensors")
     args = content.get("args") if under else None
-    notes = ()
-    beside = [_word(key) for key in content if key not in (under, "args")]
+    notes = []
+    others = [_word(k) for k in models if k != under]
+    beside = [_word(k) for k in content if k not in (under, "args")]
     if under and beside:
-        notes = (f"not read: {listed(beside, 10)} beside {under}",)
+        notes.append(f"not read: {listed(beside, 10)} beside {under}")
+    if others:
+        notes.append(f"{listed(others, 10)} would be read with {FLAG}={others[0]}")
     settings = vars(args) if type(args).__name__ == "Namespace" else args
-    return state, f".pth ({under or 'bare'})", settings if isinstance(settings, dict) else {}, notes
+    described = f".pth ({_word(under) if under else 'bare'})"
+    return state, described, settings if isinstance(settings, dict) else {}, tuple(notes)
+
+
+def _entry(path: str, content: dict, models: list, key: str) -> Any:
+    """What the weights lie under: `key`, else one of STATES, else the only entry with a model.
+
+    None where the content itself is the state dict.
+    """
+    if key:
+        if not isinstance(content.get(key), dict):
+            found = listed(map(_word, models), 10) or "nothing that is a model"
+            raise ConversionError(f"{path}: {FLAG}={key}: is no dict of tensors; it has {found}")
+        return key
+    usual = [k for k in STATES if isinstance(content.get(k), dict)]
+    usual = [k for k in usual if k in models] or usual
+    if usual or not models:
+        return usual[0] if usual else None
+    if len(models) > 1:
+        found = listed(map(_word, models), 10)
+        raise ConversionError(
+            f"{path}: has several models, {found}; name one, as {FLAG}={_word(models[0])} (in "
+            "recipes --config.weights_key)"
+        )
+    return models[0]
 
 
 def _word(key: Any) -> str:
@@ -199,6 +247,23 @@ def _word(key: Any) -> str:
 def _config_beside(path: str) -> Mapping[str, Any]:
     path = os.path.join(os.path.dirname(path), "config.json")
     return _json(path) if os.path.exists(path) else {}
+
+
+def _pixels_beside(path: str) -> tuple[str, ...]:
+    """A note where transformers normalises pixels otherwise than this package, before the model."""
+    for name in ("preprocessor_config.json", "video_preprocessor_config.json"):
+        file = os.path.join(os.path.dirname(path), name)
+        said = _json(file) if os.path.exists(file) else {}
+        for key, ours in (("image_mean", layers.MEAN), ("image_std", layers.STD)):
+            theirs = said.get(key)
+            numbers = isinstance(theirs, list) and all(type(x) in (int, float) for x in theirs)
+            rounded = [round(x, 3) for x in theirs] if numbers else theirs
+            if theirs and rounded != [round(float(x), 3) for x in ours]:
+                return (
+                    f"{name} says {key} = {str(theirs)[:60]}: this package takes ImageNet's, and "
+                    "its results differ from those of transformers",
+                )
+    return ()
 
 
 def read_names(path: str) -> tuple[str, ...]:
@@ -215,6 +280,7 @@ def read_names(path: str) -> tuple[str, ...]:
 
 def _json(path: str) -> Mapping[str, Any]:
     try:
+        special.check(path)
         with open(path, encoding="utf-8-sig") as file:
             content = json.load(file)
     except (ValueError, RecursionError, OSError) as error:

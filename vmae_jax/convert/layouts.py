@@ -7,12 +7,18 @@ from typing import Any
 import numpy as np
 
 from vmae_jax import config as config_lib
-from vmae_jax.convert import sizes
-from vmae_jax.convert.files import Checked, Source, is_hugging_face
+from vmae_jax.convert import rules, sizes
+from vmae_jax.convert.files import Checked, Source, is_hugging_face, is_video_mae
 from vmae_jax.convert.rules import ConversionError, listed, matches
 from vmae_jax.convert.sizes import Overrides
 
-WRAPPERS = ("_orig_mod.", "module.", "model.", "backbone.")  # compiled, parallel, wrapped models
+WRAPPERS = (
+    "_orig_mod.",
+    "module.",
+    "model.",
+    "net.",
+    "backbone.",
+)  # compiled, parallel, wrapped models
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +26,7 @@ class Layout:
     """Tensors under the names of the table, and the model that they make."""
 
     kind: str  # pretrain, classifier, or encoder: neither decoder nor head
-    name: str  # original or hugging_face
+    name: str  # original, hugging_face or mmaction2
     described: str
     tensors: dict[str, Checked]
     model: config_lib.ModelConfig
@@ -43,18 +49,19 @@ def recognise(
     tensors = _unwrapped(source)
     dropped = [name for name in tensors if matches(name, drop)]
     tensors = {name: tensor for name, tensor in tensors.items() if name not in set(dropped)}
-    hugging_face = is_hugging_face(tensors)
-    name = "hugging_face" if hugging_face else "original"
-    described = "original layout"
-    if hugging_face:
+    name, described = "original", "original layout"
+    if is_hugging_face(tensors):
         new = any(n.endswith("attention.attention.query.bias") for n in tensors)
-        described = f"Hugging Face layout of transformers {5 if new else 4}"
-    tensors = _hugging_face_names(tensors) if hugging_face else _original_names(tensors)
+        name, described = "hugging_face", f"Hugging Face layout of transformers {5 if new else 4}"
+    elif any(n.endswith("patch_embed.projection.weight") for n in tensors):
+        name, described = "mmaction2", "layout of MMAction2"
+    tensors = (_hugging_face_names if name == "hugging_face" else _original_names)(tensors)
     if dropped:
         notes.append(f"dropped as asked: {listed(dropped, 6)}")
     checked = {n: Checked(t, f"{source.path}: {n}") for n, t in tensors.items()}
     kind = _kind(checked, name)
     _drop_key_biases(checked, notes)
+    _note_zero_biases(checked, notes)
     half = sorted({t.dtype for t in checked.values()} - {"float32"})
     if half:
         exact = "rounded" if "float64" in half else "exactly"
@@ -73,8 +80,7 @@ def _unwrapped(source: Source) -> dict[str, Any]:
         if name in found:
             raise ConversionError(f"{source.path}: two tensors are called {name} without prefixes")
         found[name] = tensor
-    if not any(name.endswith(("patch_embed.proj.weight", "patch_embeddings.projection.weight"))
-               for name in found):  # fmt: skip
+    if not is_video_mae(found):
         raise ConversionError(
             f"{source.path}: is no VideoMAE: it has no patch_embed.proj.weight, it holds "
             f"{listed(found, 5) or 'no tensor'}"
@@ -110,7 +116,9 @@ def _original_names(tensors: Mapping[str, Any]) -> dict[str, Any]:
 def _kind(tensors: Mapping[str, Any], layout: str) -> str:
     if _has_decoder(tensors):
         return "pretrain"
-    head = "classifier." if layout == "hugging_face" else "head."
+    table = rules.rules_of("classifier", layout)
+    head = next(rule.names[0] for rule in table if rule.path == "head/kernel")
+    head = head.removesuffix("weight")
     return "classifier" if any(name.startswith(head) for name in tensors) else "encoder"
 
 
@@ -127,3 +135,15 @@ def _drop_key_biases(tensors: dict[str, Checked], notes: list[str]) -> None:
         del tensors[name]
     if names:
         notes.append(f"{len(names)} biases of keys, all zero, left out")
+
+
+def _note_zero_biases(tensors: Mapping[str, Checked], notes: list[str]) -> None:
+    """Nothing that was trained has them, but what transformers lost them of."""
+    biases = [
+        t for name, t in tensors.items() if name.endswith(("attention.q_bias", "attention.v_bias"))
+    ]
+    if biases and not any(np.asarray(bias).any() for bias in biases):
+        notes.append(
+            "all biases of queries and values are zero: transformers 5.5.1 to 5.17 reads public "
+            "files so, and what it then saves has lost them"
+        )

@@ -1,6 +1,7 @@
 """Any checkpoint, ours or PyTorch's, as parameters and the model they belong to."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -11,7 +12,7 @@ from flax import nnx
 
 from vmae_jax import checkpoint, lists
 from vmae_jax.config import ClassifierConfig, Config, ConfigError, ModelConfig, from_config_dict
-from vmae_jax.convert import files, layouts, rules
+from vmae_jax.convert import files, folders, layouts, rules
 from vmae_jax.convert.layouts import Layout
 from vmae_jax.convert.rules import ConversionError
 from vmae_jax.convert.sizes import Overrides
@@ -29,6 +30,7 @@ class Weights:
     source: str  # the layout in words
     notes: tuple[str, ...]  # what was left out or assumed
     run: Config | None = None  # the recipe, where it is a run of this package
+    normalize_target: bool = True  # of a pre-trained model: as config.normalize_target
 
     @property
     def num_classes(self) -> int:
@@ -48,6 +50,7 @@ def load(
     decoder_heads: int = 0,
     image_size: int = 0,
     num_frames: int = 0,
+    weights_key: str = "",
     allow_missing: Iterable[str] = (),
     drop: Iterable[str] = (),
 ) -> Weights:
@@ -57,6 +60,8 @@ def load(
 
     Args:
       heads, decoder_heads, image_size, num_frames: what the file does not say; 0 = infer.
+      weights_key: what the weights lie under in a .pth file, such as model_ema; "" = where they are
+        by the usual names, or alone.
       allow_missing: patterns of tensor names (see `rules.matches`); what they miss is left out of
         the parameters.
       drop: patterns of tensor names to ignore.
@@ -68,15 +73,15 @@ def load(
     path = os.fspath(path)
     overrides = Overrides(heads, decoder_heads, image_size, num_frames)
     allow_missing, drop = tuple(allow_missing), tuple(drop)
-    if "://" in path or os.path.isdir(os.path.join(path, "checkpoints")):
-        if overrides != Overrides() or allow_missing or drop:
+    if _is_run(path):
+        if overrides != Overrides() or weights_key or allow_missing or drop:
             raise ConversionError(
                 f"{path}: is a run, whose model is known and whole: give no heads, image_size, "
-                "num_frames, allow_missing or drop"
+                "num_frames, weights_key, allow_missing or drop"
             )
         return _from_workdir(path)
     try:
-        source = files.read(path)
+        source = files.read(path, weights_key)
         layout = layouts.recognise(source, drop=drop, overrides=overrides)
         table = rules.rules_of(layout.kind, layout.name)
         params = rules.from_torch(layout.tensors, _like(layout), table, layout.model, allow_missing)
@@ -90,8 +95,26 @@ def load(
         named = str(error).startswith(path)
         raise ConversionError(str(error) if named else f"{path}: {error}") from error
     described = f"{layout.described}, {source.described}"
-    labels, notes = _label_names(source, layout)
-    return Weights(layout.kind, layout.model, params, labels, described, layout.notes + notes)
+    labels, more = _label_names(source, layout)
+    # As transformers and the original code (in its own spelling) call it.
+    targets = [source.settings.get(key) for key in ("norm_pix_loss", "normlize_target")]
+    plain = layout.kind == "pretrain" and False in targets
+    notes = (
+        *layout.notes,
+        *more,
+        *["its decoder was trained on plain pixels, not normalised ones"] * plain,
+    )
+    return Weights(
+        layout.kind, layout.model, params, labels, described, notes, normalize_target=not plain
+    )
+
+
+def _is_run(path: str) -> bool:
+    """Whether it is a workdir; other programs too have folders checkpoints/, of files."""
+    inside = os.path.join(path, "checkpoints")
+    if "://" in path or not os.path.isdir(inside):
+        return "://" in path
+    return not any(map(folders.may_hold_weights, os.listdir(inside)))
 
 
 def _from_workdir(path: str) -> Weights:
@@ -110,27 +133,34 @@ def _from_workdir(path: str) -> Weights:
         params = adapt.fold(params, config.classifier)
     params = jax.tree.map(lambda x: np.asarray(x, np.float32), params)
     names = tuple(meta.get("label_names", ()))
-    return Weights(kind, config.model, params, names, "run of vmae_jax", (), config)
+    return Weights(
+        kind, config.model, params, names, "run of vmae_jax", (), config, config.normalize_target
+    )
 
 
 def _like(layout: Layout) -> dict[str, Any]:
     """The tree that the model of a layout has, without its arrays."""
-    model = layout.model
     if layout.kind == "pretrain":
-        return abstract(lambda: mae.MaskedAutoencoder(model, rngs=nnx.Rngs(0)))
+        return _shapes(layout.model, None)
     head = layout.tensors.get(_name(layout, "head/kernel"))
-    classes = head.shape[0] if head is not None and head.shape else 1
-    like = abstract(
-        lambda: classifier.Classifier(model, ClassifierConfig(), classes, rngs=nnx.Rngs(0))
-    )
+    like = dict(_shapes(layout.model, head.shape[0] if head is not None and head.shape else 1))
     if layout.kind == "encoder":
         del like["head"]
         norm = like["norm"]
         if _name(layout, "norm/scale") not in layout.tensors:
             del like["norm"]
-        if model.encoder_norm:
-            like["encoder"]["norm"] = norm
+        if layout.model.encoder_norm:
+            like["encoder"] = {**like["encoder"], "norm": norm}
     return like
+
+
+@functools.lru_cache(8)  # many files are of one model, and tracing it takes longer than they do
+def _shapes(model: ModelConfig, classes: int | None) -> dict[str, Any]:
+    """Of a classifier of so many classes; None = of a pre-training model."""
+    if classes is None:
+        return abstract(lambda: mae.MaskedAutoencoder(model, rngs=nnx.Rngs(0)))
+    head = ClassifierConfig()
+    return abstract(lambda: classifier.Classifier(model, head, classes, rngs=nnx.Rngs(0)))
 
 
 def abstract(make: Any) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """One table between our parameters and the tensors of PyTorch files, read in both directions.
 
 A row names a parameter of ours, the tensor (or tensors, joined along their first axis) that hold it
-in the original layout and in Hugging Face's, and how its axes are turned. Every tensor fills one
+in the original layout and in Hugging Face's, and how its axes are turned. MMAction2's layout is the
+original one but for a few names. Every tensor fills one
 parameter, every parameter is filled once, a stack has its layers 0..L-1; anything else is an error
 that lists what is wrong.
 """
@@ -126,6 +127,13 @@ _HEAD = (
     *_affine("norm", "fc_norm", "fc_norm"),
     *_affine("head", "head", "classifier", LINEAR),
 )
+# What MMAction2 calls otherwise than the original; it has no pre-training model.
+_MMACTION2 = {
+    "patch_embed.proj": "patch_embed.projection",
+    "mlp.fc1": "mlp.layers.0.0",
+    "mlp.fc2": "mlp.layers.1",
+    "head.": "cls_head.fc_cls.",
+}
 # Of a pre-training model, and of anything else. `encoder.` is a prefix of the former alone.
 _TABLES = {"pretrain": _ENCODER + _DECODER, "classifier": _ENCODER + _HEAD}
 
@@ -142,16 +150,24 @@ def rules_of(kind: str, layout: str) -> tuple[Rule, ...]:
     """The table for a kind (pretrain, classifier, encoder) in a layout.
 
     Args:
-      layout: original or hugging_face.
+      layout: original, hugging_face or mmaction2 (without its prefix `backbone.`).
     """
     pretraining = kind == "pretrain"
     rules = []
     for row in _TABLES["pretrain" if pretraining else "classifier"]:
         names = row.hugging_face if layout == "hugging_face" else row.original
-        if layout == "original" and not pretraining:
+        if layout != "hugging_face" and not pretraining:
             names = tuple(name.removeprefix("encoder.") for name in names)
+        if layout == "mmaction2":
+            names = tuple(map(_mmaction2, names))
         rules.append(Rule(row.path, names, row.transform))
     return tuple(rules)
+
+
+def _mmaction2(name: str) -> str:
+    for original, other in _MMACTION2.items():
+        name = name.replace(original, other)
+    return name
 
 
 PRETRAIN = rules_of("pretrain", "original")

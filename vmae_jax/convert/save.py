@@ -35,8 +35,8 @@ def notes(weights: Weights, to: str) -> tuple[str, ...]:
     found = []
     if to == "transformers":
         found.append(
-            "transformers 5.6 to 5.17 sets the biases of queries and values to zero, here and in "
-            "public VideoMAE files: load it with an older or newer one"
+            "transformers 5.5.1 to 5.17 sets the biases of queries and values to zero, here and in "
+            "public VideoMAE files: load it with 5.18 or newer, or with 5.5.0 or older"
         )
         if model.positions == "learned":
             raise ConversionError(
@@ -133,6 +133,7 @@ def _original(weights: Weights, temporary: str, path: str) -> None:
     }
     if weights.kind == "pretrain":
         settings["decoder_num_heads"] = model.decoder.heads
+        settings["normlize_target"] = weights.normalize_target  # as the original code spells it
     tensors = named_tensors(weights, "original")
     if path.endswith(".safetensors"):
         _safetensors(tensors, temporary, {files.SETTINGS: json.dumps(settings)})
@@ -183,7 +184,7 @@ def transformers_config(weights: Weights) -> dict[str, Any]:
         "qkv_bias": True,
         # Where transformers does not pool, it norms the encoder's output.
         "use_mean_pooling": weights.kind == "classifier" or not model.encoder_norm,
-        "norm_pix_loss": True,
+        "norm_pix_loss": weights.normalize_target,
         "torch_dtype": "float32",
     }
     if weights.kind == "pretrain":

@@ -54,13 +54,24 @@ class _Known:
         return shape
 
     def setting(self, *keys: str) -> int:
-        """The first of these that the settings name; 0 = none."""
+        """The first of these that the settings name; 0 = none.
+
+        Raises:
+          ConversionError: where it is no whole number, nor a pair of equal ones.
+        """
         for key in keys:
             value = self.settings.get(key)
-            if isinstance(value, list) and len(value) == 2 and all(type(x) is int for x in value):
-                value = value[0] if value[0] == value[1] else 0
-            if type(value) is int and value > 0:
-                return value
+            same = isinstance(value, list | tuple) and len(value) == 2 and value[0] == value[1]
+            number = value[0] if same else value
+            if type(number) is int and number > 0:
+                return number
+            if value:
+                flag = keys[0].replace("num_attention_heads", "heads")
+                raise ConversionError(
+                    f"{key} = {str(value)[:60]!r} is what its settings say, expected a whole "
+                    f"number{' or two equal ones' * ('size' in key)}; where the weights are for "
+                    f"another, run python -m vmae_jax.convert with --{flag}, and use its output"
+                )
         return 0
 
     def number(self, key: str) -> float:

@@ -36,6 +36,22 @@ DTYPES = {name: np.dtype(name) for name in STORAGES.values() if name != "bfloat1
 DTYPES["bfloat16"] = np.dtype(ml_dtypes.bfloat16)
 
 
+# What programs keep beside the weights; none of it is imported, and none of its values is kept.
+INERT = {
+    "collections": ("Counter", "deque"),  # of learning-rate schedules and logs
+    "datetime": ("date", "datetime", "time", "timedelta", "timezone"),
+    "lightning.fabric.utilities.data": ("AttributeDict",),
+    "lightning_fabric.utilities.data": ("AttributeDict",),
+    "mmengine.logging.history_buffer": ("HistoryBuffer",),
+    "pathlib": (
+        "Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath", "WindowsPath",
+    ),
+    "pytorch_lightning.utilities.parsing": ("AttributeDict",),
+    "types": ("SimpleNamespace",),
+}  # fmt: skip
+INERT["pathlib._local"] = INERT["pathlib"]  # as Python 3.13 calls it
+
+
 class Storage(NamedTuple):
     """A run of numbers in the file."""
 
@@ -103,6 +119,22 @@ class _NumpyArray:
         pass
 
 
+class _Inert:
+    """What stands for an object of `INERT`, however it is made and filled: it keeps nothing."""
+
+    def __init__(self, *_: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, item: Any) -> None:
+        pass
+
+
 def _unhashable(load: Callable[[Any], None]) -> Callable[[Any], None]:
     """An opcode that makes a tuple, with our own."""
 
@@ -115,6 +147,8 @@ def _unhashable(load: Callable[[Any], None]) -> Callable[[Any], None]:
 
 class _Unpickler(pickle._Unpickler):
     """Builds tensors, containers, NumPy scalars and argparse.Namespace, and nothing else.
+
+    Of paths, dates and the like (`INERT`) it keeps nothing.
 
     The classes and functions named by a pickle are looked up here, never imported. It is the
     unpickler written in Python: that in C makes room for as much as a file claims to hold, and lets
@@ -168,12 +202,15 @@ class _Unpickler(pickle._Unpickler):
             known[f"{numpy}.multiarray.scalar"] = self._numpy_scalar
             known[f"{numpy}.multiarray._reconstruct"] = self._numpy_array
             known[f"{numpy}.numeric._frombuffer"] = self._numpy_array
-        if full not in known:
-            raise ConversionError(
-                f"its pickle asks for {full}; only tensors, containers, NumPy scalars and "
-                "argparse.Namespace are admitted, so nothing of it was run or read"
-            )
-        return known[full]
+        if full in known:
+            return known[full]
+        if name in INERT.get(module, ()):
+            return _Inert
+        raise ConversionError(
+            f"its pickle asks for {full}; only tensors, containers, NumPy scalars and "
+            "argparse.Namespace are admitted, and paths and dates beside them, so nothing of it "
+            "was run or read; save its state dict alone where you trust it"
+        )
 
     def _tensor(self, storage: Storage, offset: int, shape: tuple, stride: tuple, *_: Any):
         return Tensor(storage, offset, shape, stride)
@@ -211,7 +248,7 @@ def read(path: str) -> Any:
 
     Raises:
       ConversionError: for a damaged or foreign file, and for a pickle that names anything else than
-        tensors, containers, NumPy scalars and argparse.Namespace.
+        tensors, containers, NumPy scalars, argparse.Namespace and what is in `INERT`.
     """
     try:
         if zipfile.is_zipfile(path):

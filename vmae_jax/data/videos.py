@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import av
 import numpy as np
 
+from vmae_jax import special
 from vmae_jax.data import augment
 from vmae_jax.data.clips import MAX_ASPECT, MAX_SIDE
 from vmae_jax.data.timeline import Packets, Timeline, trace
@@ -253,6 +254,8 @@ class Source:
         self._container.close()
 
     def _open(self) -> None:
+        if kind := special.kind(self._file):
+            raise VideoError("cannot be opened", kind)
         try:
             # As 'file:', a name with a colon is no protocol; and nothing may reach the network.
             self._container = av.open(

@@ -53,8 +53,8 @@ def define_flags() -> None:
 def load() -> tuple[Answers, Guesses | None]:
     """What --checkpoint and --pretrained can answer."""
     given = flags.FLAGS
-    sizes = {name: given[name].value for name in ("heads", "num_frames", "image_size")}
-    weights = weights_lib.load(given.checkpoint, **sizes)
+    known = ("weights_key", "heads", "num_frames", "image_size")
+    weights = weights_lib.load(given.checkpoint, **{name: given[name].value for name in known})
     weights = dataclasses.replace(weights, source=f"{given.checkpoint}: {weights.source}")
     model = model_lib.from_weights(weights, dtype=given.dtype)
     names = predict.class_names(given.labels, model) if model.kind == "classifier" else ()

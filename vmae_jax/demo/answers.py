@@ -104,7 +104,9 @@ class Guesses:
                 "decoder guesses what is hidden"
             )
         model = dataclasses.replace(weights.model, dtype=dtype, remat="none")
-        self._config = dataclasses.replace(weights.run or Config(), model=model)
+        self._config = dataclasses.replace(
+            weights.run or Config(), model=model, normalize_target=weights.normalize_target
+        )
         self._params = jax.device_put(weights.params)
         data = self._config.data
         self._views = EvalViews(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vmae_jax import class_order
+from vmae_jax import class_order, special
 from vmae_jax.config import Config, ConfigError
 from vmae_jax.convert import files, fit, load
 from vmae_jax.convert.load import Weights
@@ -26,7 +26,7 @@ def source(config: Config) -> Weights:
       ConfigError: where these are not names of its classes.
       ConversionError, CheckpointError: where one of the two cannot be read.
     """
-    found = load.load(config.init_from)
+    found = load.load(config.init_from, weights_key=config.weights_key)
     if not config.init_labels:
         return found
     names = files.read_names(config.init_labels)
@@ -63,6 +63,9 @@ def weights(
     if label_names and found.kind == "classifier":
         found, rows = _in_order(config, found, rows, label_names)
     values, notes = fit.fit(found, like, config.model, label_map=rows)
+    if found.kind == config.task == "pretrain":
+        was, now = found.normalize_target, config.normalize_target
+        notes += (f"normalize_target is {now}, the weights were made with {was}",) * (was != now)
     for note in (*found.notes, *notes):
         log.info("  %s", note)
     return values
@@ -124,6 +127,7 @@ def label_map(config: Config) -> list[int] | None:
     if not path:
         return None
     try:
+        special.check(path)
         with open(path) as file:
             rows = json.load(file)
     except (OSError, ValueError) as error:

@@ -86,7 +86,7 @@ def read(config: Config) -> Teacher:
     path = config.distill.teacher
     if path == RANDOM:
         return _random(config)
-    found = load.load(path)
+    found = load.load(path, weights_key=config.distill.weights_key)
     if found.kind != "classifier":
         raise ConfigError(
             f"config.distill.teacher = {path!r} holds a {found.kind}, which has no head to teach "
@@ -120,7 +120,8 @@ def abstract(config: Config) -> Teacher:
     if config.distill.variant or config.distill.teacher == RANDOM:
         model = _named(config)
     else:
-        model = _on_clips_of(config, load.load(config.distill.teacher).model)
+        found = load.load(config.distill.teacher, weights_key=config.distill.weights_key)
+        model = _on_clips_of(config, found.model)
     like = load.abstract(_maker(model, config.classifier.num_classes))
     return Teacher(model, _in_dtype(like, model))
 

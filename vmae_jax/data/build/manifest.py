@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
-from vmae_jax import lists
+from vmae_jax import lists, special
 from vmae_jax.data import inputs
 from vmae_jax.data.build import folders
 from vmae_jax.data.build.items import BuildError, Manifest, Video, order
@@ -50,9 +50,11 @@ def read_manifest(
         rows, warnings = _rows(labels, root, paths, os.path.isfile(videos))
         rejected = [(p, "not labelled", f"no row in {labels}") for p in paths if p not in rows]
     found, missing = _stats(root, paths if rows is None else sorted(rows))
-    rejected += [
-        (p, "missing file", f"named in {rows[p].where if rows else videos}") for p in missing
-    ]
+    for path in missing:
+        why = special.kind(os.path.join(root, path))
+        rejected.append(
+            (path, "missing file", why or f"named in {rows[path].where if rows else videos}")
+        )
     if not found:
         example = f", such as {missing[0]}" if missing else ""
         raise BuildError(

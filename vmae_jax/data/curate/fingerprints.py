@@ -8,6 +8,7 @@ import google_crc32c
 import numpy as np
 from etils import epath
 
+from vmae_jax import special
 from vmae_jax.data.curate.items import Clip, CurationError
 
 _MAGIC = b"vmae_jax fingerprints 1\n"  # the number goes up with the layout, or what a hash means
@@ -68,6 +69,7 @@ def load_fingerprints(path: str) -> Fingerprints:
     """
     file = epath.Path(path)
     try:
+        special.check(path)
         data = file.read_bytes()
     except OSError as error:
         why = error.strerror or type(error).__name__

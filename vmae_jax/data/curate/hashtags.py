@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from vmae_jax import special
 from vmae_jax.data.curate.items import CurationError, Item, Removal
 from vmae_jax.data.curate.manifest import parse_hashtags
 
@@ -272,6 +273,7 @@ def read_views(path: str) -> dict[str, int]:
 def _csv(path: str) -> Iterator[tuple[int, list[str]]]:
     """Line number and cells of the rows that are not blank."""
     try:
+        special.check(path)
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             for row in reader:

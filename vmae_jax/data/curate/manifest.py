@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 import fsspec
 
-from vmae_jax import lists
+from vmae_jax import lists, special
 from vmae_jax.data.curate.items import CurationError, Item
 from vmae_jax.data.curate.roots import CONTROL, MAX_PATH, PathRefused, Root
 
@@ -260,8 +260,10 @@ def _rows(manifest: str) -> Iterator[_Row]:
 
 def _open(manifest: str, mode: str, **options: Any) -> Any:
     # A local name may hold what is a pattern or a chain to fsspec.
-    opener = fsspec.open if "://" in manifest else open
-    return opener(manifest, mode, **options)
+    if "://" in manifest:
+        return fsspec.open(manifest, mode, **options)
+    special.check(manifest)
+    return open(manifest, mode, **options)
 
 
 def _open_text(manifest: str) -> Any:
