@@ -44,6 +44,10 @@ _REMAT = flags.DEFINE_enum(
     "remat", "none", ["none", "dots", "full"],
     "What the backward pass computes again, to save memory: model.remat of recipes.",
 )  # fmt: skip
+_ATTENTION = flags.DEFINE_enum(
+    "attention", "auto", ["auto", "cudnn", "xla"],
+    "How, where there is a choice: model.attention of recipes. What ran is printed.",
+)  # fmt: skip
 _SIZE = flags.DEFINE_integer("image_size", 224, "Pixels of a side of the clips.")
 _FRAMES = flags.DEFINE_integer("num_frames", 16, "Frames per clip.")
 _BATCH = flags.DEFINE_integer(
@@ -69,7 +73,7 @@ _CLIPS = flags.DEFINE_integer(
 def bench_model() -> tuple[str, dict[str, Any], Iterable[str]]:
     model = ModelConfig(
         variant=_VARIANT.value, image_size=_SIZE.value, num_frames=_FRAMES.value,
-        dtype=_DTYPE.value, remat=_REMAT.value,
+        dtype=_DTYPE.value, remat=_REMAT.value, attention=_ATTENTION.value,
     )  # fmt: skip
     mesh = MeshConfig(fsdp=_FSDP.value, tensor=_TENSOR.value)
     work = training.Work(_TASK.value, model, _BATCH.value, _STEPS.value, mesh)
