@@ -50,7 +50,7 @@ FLOORS = (
         "data.upright",
     ),
     ("data.cores", "sharding", "metrics", "viz", "feature_files"),
-    ("tree", "config", "hosts", "hlo", "hardware", "page", "command", "whole"),
+    ("tree", "config", "hosts", "hlo", "hardware", "page", "command", "whole", "progress"),
 )
 FLOOR_OF = {name: -i for i, names in enumerate(FLOORS) for name in names}
 

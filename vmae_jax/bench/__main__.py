@@ -23,7 +23,7 @@ import tempfile
 from collections.abc import Iterable
 from typing import Any
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from vmae_jax import command
 from vmae_jax.bench import decoding, exported, training, turns
@@ -134,7 +134,6 @@ def _check(argv: list[str]) -> None:
 
 def main(argv: list[str]) -> None:
     _check(argv)
-    logging.set_verbosity(logging.WARNING)  # TFDS announces every split
     print(f"{cores()} cores, load {os.getloadavg()[0]:.1f} before the start", flush=True)
     benches = dict(zip(PARTS, (bench_model, bench_data, bench_memory, bench_export), strict=True))
     results = {}

@@ -59,7 +59,6 @@ class Report:
         if self.partial:
             lines.append(f"  kept only up to a break in the stream: {len(self.partial)}")
             lines += _listing(self.partial)
-        lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
 
 
