@@ -23,7 +23,7 @@ os.environ.setdefault("PJRT_NPROC", "16")
 # what users run.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1" and version("jaxlib").startswith("0.10."):
-    # XLA ends a process for a flag that it does not know, and other versions may not know this one.
+    # XLA ends a process for a flag that it does not know, as that of 0.12 does for this one.
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 # Every core has a worker of its own.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -31,7 +31,7 @@ def test_ratios_are_taken_within_rounds():
 
 
 def _works():
-    return (lambda: 1), 0.0
+    return turns.Turn(lambda: 1)
 
 
 def _fails():
@@ -56,7 +56,11 @@ def test_both_sides_train(task, tmp_path):
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "out.json").read_text())["model"]
     assert len(result) == 3, "a title and two sides"
-    assert all(v["clips_per_second"] > 0 for v in result.values() if isinstance(v, dict))
+    ours, theirs = (v for v in result.values() if isinstance(v, dict))
+    assert min(ours["clips_per_second"], theirs["clips_per_second"]) > 0
+    tokens = {"pretrain": "4 tokens, xla for 20", "finetune": "32"}[task]
+    assert f"\n    attention: xla for {tokens} tokens\n" in done.stdout
+    assert "note" not in theirs
 
 
 def test_every_side_of_export_classifies():
@@ -64,8 +68,8 @@ def test_every_side_of_export_classifies():
         pytest.skip("needs the extra onnx")
     model = ModelConfig(variant="tiny", image_size=32, num_frames=4, dtype="float32")
     for side in exported.sides(model, 2):
-        turn, _ = side.make(*side.args)
-        assert turn() == 2 * exported.CALLS, side.name
+        turn = side.make(*side.args)
+        assert turn.run() == 2 * exported.CALLS, side.name
     result = turns.compare({"ours": [4.0], "theirs": [2.0]}, peaks=[0.0, 0.0])
     assert list(exported.table("a title", result, 2)) == [
         "a title",

@@ -62,6 +62,7 @@ FLOORS = (
         "command",
         "whole",
         "lists",
+        "progress",
     ),
     ("special",),
 )

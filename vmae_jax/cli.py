@@ -4,7 +4,7 @@ import ctypes
 import sys
 from collections.abc import Iterable
 
-from absl import flags, logging
+from absl import flags
 
 from vmae_jax import model as model_lib
 from vmae_jax import sharding
@@ -96,8 +96,7 @@ def define_labels_flag() -> None:
 
 
 def prepare() -> None:
-    """What a command does before its work: quiet libraries, any file's name on stdout, memory."""
-    logging.set_verbosity(logging.WARNING)
+    """What a command does before its work: any file's name on stdout, memory, devices."""
     sys.stdout.reconfigure(errors="backslashreplace")  # a name is bytes, which may be no text
     keep_freed_memory()
     sharding.devices()  # before anything is read, and in one line where there are none

@@ -1,11 +1,13 @@
-"""Running a command: its flags, its errors in one line, its exit status."""
+"""Running a command: its flags, its warnings and errors in one line each, its exit status."""
 
 import errno
+import logging
 import re
 import sys
 from collections.abc import Callable, Sequence
 
 from absl import app, flags
+from absl import logging as absl_logging
 
 _DISK_FULL = "no space is left on this disk; make room, and the same command goes on"
 
@@ -53,6 +55,38 @@ def fail(message: object, status: int = 1) -> None:
     sys.exit(status)
 
 
+class _Plainly(logging.Formatter):
+    """Without date, file and thread."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return f"warning: {text}" if record.levelno == logging.WARNING else text
+
+
+class _Once(logging.Filter):
+    """Lets every warning through once, however often it is logged."""
+
+    def __init__(self):
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        new = record.levelno != logging.WARNING or text not in self._said
+        self._said.add(text)
+        return new
+
+
+def speak_plainly() -> None:
+    """Of what this process and its libraries log, warnings and worse go to stderr, each once."""
+    absl_logging.use_absl_handler()
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    handler = absl_logging.get_absl_handler()
+    handler.setFormatter(_Plainly())
+    if not handler.filters:
+        handler.addFilter(_Once())
+
+
 def said(error: Exception) -> str:
     """An error as a user reads it: of files without number and quotes."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -96,6 +130,7 @@ def run(
     """
 
     def body(argv: list[str]) -> None:
+        speak_plainly()
         try:
             main(argv)
         except app.UsageError as error:  # of which absl would print the whole help

@@ -107,6 +107,7 @@ class ModelConfig:
     # GPUs and TPUs round float32's products, unless JAX_DEFAULT_MATMUL_PRECISION=highest
     dtype: str = "auto"
     remat: str = "none"  # what the backward pass recomputes: none, dots (all but products), full
+    attention: str = "auto"  # auto, cudnn or xla: see models/attention.py; changes no result
     positions: str = "sincos"  # of the encoder's tokens: sincos (fixed) or learned
     norm_eps: float = 1e-6  # of every LayerNorm; Hugging Face files may say 1e-12
     head_norm_eps: float = 0.0  # of the one before the head; 0 = norm_eps; transformers has 1e-5
@@ -119,6 +120,7 @@ class ModelConfig:
         _check(self.head_norm_eps >= 0, "model.head_norm_eps", self.head_norm_eps, "0 or more")
         _one_of("model.dtype", self.dtype, ("auto", "bfloat16", "float32"))
         _one_of("model.remat", self.remat, ("none", "dots", "full"))
+        _one_of("model.attention", self.attention, ("auto", "cudnn", "xla"))
         if self.patch_size == 0:
             object.__setattr__(self, "patch_size", variant.patch_size)
         for size, part in (("image_size", "patch_size"), ("num_frames", "tubelet_size")):

@@ -33,13 +33,13 @@ Exit status: 0 every video has its features, 1 at least one has not, or nothing 
 import collections
 import dataclasses
 import errno
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 from absl import app, flags
 from jax.sharding import Mesh
 
@@ -49,6 +49,7 @@ from vmae_jax.data import augment, inputs
 from vmae_jax.data.videos import VideoError, open_video, stream_video
 from vmae_jax.data.views import EvalViews
 from vmae_jax.feature_files import FORMATS, FeatureError, Folder, NpyFile
+from vmae_jax.progress import Progress
 
 _NO_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what ends everything that comes after
 _PIECE = 8  # windows that a thread hands over at once
@@ -382,10 +383,13 @@ def main(argv: list[str]) -> None:
     windows = windows_of_flags(model)
     folder = Folder(given.out, given.format, settings_of(model, windows, given.tokens))
     missing = folder.missing(videos)
-    with tqdm.tqdm(total=len(missing), unit="video", desc="videos") as bar:
+    done = itertools.count(1)
+    with Progress() as progress:
+        progress("videos", 0, len(missing))
         finished, failures = extract(
             model, missing, windows, folder, tokens=given.tokens,
-            batch_size=given.batch_size, threads=given.threads, progress=bar.update,
+            batch_size=given.batch_size, threads=given.threads,
+            progress=lambda: progress("videos", next(done), len(missing)),
         )  # fmt: skip
     where, listed = folder.finish(), folder.write_failures(failures)
     print(f"{finished} videos done, {len(videos) - len(missing)} were there: {where}")

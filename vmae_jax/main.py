@@ -29,7 +29,6 @@ import sys
 from pathlib import Path
 
 from absl import app, flags
-from absl import logging as absl_logging
 
 from vmae_jax import command, recipe_flag
 from vmae_jax import config as config_lib
@@ -121,18 +120,11 @@ def keep_compiled(workdir: str) -> None:
         jax.config.update("jax_compilation_cache_dir", os.path.join(workdir, "compiled"))
 
 
-def speak_plainly() -> None:
-    """Log lines without prefix: ours from INFO on, those of libraries from WARNING on."""
-    absl_logging.set_verbosity(absl_logging.WARNING)
-    absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(message)s"))
-    logging.getLogger("vmae_jax").setLevel(logging.INFO)
-
-
-def summary(result, task: str, workdir: str, command: str) -> str:
+def summary(result, task: str, workdir: str, again: str) -> str:
     """The last words of a run: where everything is, and what to type next."""
     if result.signal:
         head = f"Stopped at step {result.step} of {result.steps} and saved."
-        return f"\n{head} The same command continues it:\n  {command}"
+        return f"\n{head} The same command continues it:\n  {again}"
     state = "was already done" if result.already_done else "is done"
     lines = [f"\nThe run {state}: step {result.step} of {result.steps}."]
     lines += [f"  checkpoint   {result.checkpoint}"]
@@ -160,7 +152,8 @@ def next_commands(task: str, workdir: str) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-    speak_plainly()
+    command.speak_plainly()
+    log.setLevel(logging.INFO)
     workdir = _WORKDIR.value or default_workdir(recipe_flag.name())
     if "://" not in workdir:
         workdir = os.path.abspath(workdir)

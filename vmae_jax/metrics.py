@@ -5,7 +5,6 @@ The writers have the interface of `clu.metric_writers` (`write_scalars`, `write_
 """
 
 import contextlib
-import datetime
 import io
 import json
 import sys
@@ -17,10 +16,10 @@ from typing import Protocol
 import jax
 import numpy as np
 from etils import epath
-from tqdm import tqdm
 
 from vmae_jax import hardware
 from vmae_jax.config import Config
+from vmae_jax.progress import Progress
 
 FRAME_MILLISECONDS = 125  # of pictures that play
 STEPS_IN_FLIGHT = 2  # steps the host may run ahead of the device
@@ -171,24 +170,19 @@ def _summary_writer() -> type:
 
 
 class TerminalWriter:
-    """A progress bar on a terminal, plain lines in a log file."""
+    """The run's progress, with the loss and the speed; reports as lines of their own."""
 
     def __init__(self, name: str, start: int, steps: int):
-        self._start, self._steps, self._began = start, steps, None
-        self._bar = tqdm(
-            total=steps, initial=start, desc=name, unit="step", dynamic_ncols=True, smoothing=0.05
-        ) if sys.stderr.isatty() else None  # fmt: skip
+        self._name, self._steps, self._progress = name, steps, Progress("step")
+        self.advance(start)
 
     def advance(self, step: int) -> None:
-        if self._bar:
-            self._bar.update(step - self._bar.n)
-        elif self._began is None:  # after the first step, which compiles
-            self._began = (time.perf_counter(), step)
+        self._progress(self._name, step, self._steps)
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         if "loss" not in scalars:  # a report
             parts = [f"{name} {value:.2f}" for name, value in scalars.items()]
-            tqdm.write(f"step {step}/{self._steps}  " + "  ".join(parts), file=sys.stdout)
+            self._progress.write(f"step {step}/{self._steps}  " + "  ".join(parts))
             return
         short = {"loss": "{:.4f}", "clips_per_second": "{:.1f} clips/s", "data_wait": "wait {:.0%}"}
         parts = [form.format(scalars[k]) for k, form in short.items() if k in scalars]
@@ -197,17 +191,7 @@ class TerminalWriter:
             parts.append(f"{scalars['bad_records']:.0f} bad records")
         if scalars.get("skipped"):
             parts.append(f"{scalars['skipped']:.0f} skipped")
-        if self._bar:
-            self._bar.set_postfix_str(", ".join(parts))
-        else:
-            print(f"step {step}/{self._steps}  " + "  ".join([*parts, self._eta(step)]), flush=True)
-
-    def _eta(self, step: int) -> str:
-        if self._began is None or step <= self._began[1]:
-            return "ETA ?"
-        spent = time.perf_counter() - self._began[0]
-        left = spent / (step - self._began[1]) * (self._steps - step)
-        return f"ETA {datetime.timedelta(seconds=int(left))}"
+        self._progress(self._name, step, self._steps, ", ".join(parts))
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         """A terminal shows none."""
@@ -216,8 +200,7 @@ class TerminalWriter:
         pass
 
     def close(self) -> None:
-        if self._bar:
-            self._bar.close()
+        self._progress.close()
 
 
 class MultiWriter:

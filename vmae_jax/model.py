@@ -188,7 +188,7 @@ def load(path: str | os.PathLike, *, dtype: str = "float32", **overrides: int | 
 
 def from_weights(weights: Weights, *, dtype: str = "float32") -> Model:
     """Weights on the host as a model on the default device; of a pre-training one, the encoder."""
-    config = dataclasses.replace(weights.model, dtype=dtype, remat="none")
+    config = dataclasses.replace(weights.model, dtype=dtype, remat="none", attention="auto")
     params = weights.params
     if weights.kind == "pretrain":
         params = {"encoder": params["encoder"]}  # the other "norm" and "head" are the decoder's

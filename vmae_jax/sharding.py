@@ -39,7 +39,8 @@ def devices() -> list[jax.Device]:
         reason = f" ({str(error).splitlines()[0][:200]})" if str(error) else ""
         raise ConfigError(
             f"JAX_PLATFORMS={asked}: no such device is found here{reason}; for GPUs "
-            "pip install 'vmae_jax[cuda]', for TPUs 'vmae_jax[tpu]', or leave JAX_PLATFORMS unset"
+            "pip install 'vmae_jax[cuda]' (or cuda13), for TPUs 'vmae_jax[tpu]', or leave "
+            "JAX_PLATFORMS unset"
         ) from error
 
 

@@ -170,11 +170,11 @@ def train(task: Task, workdir: str, begins: Callable[[], None] = lambda: None) -
         # The mesh tells kernels and activations where they are.
         stack.enter_context(jax.set_mesh(mesh))
         run = Run(config, task, stream, checkpoints, mesh, folder / "pictures", per_epoch, steps)
-        terminal, writer = _writers(config, workdir, start or 0, steps)
+        advance, writer = _writers(config, workdir, start or 0, steps)
         stack.callback(writer.close)
         preemption = stack.enter_context(Preemption().watch())
         try:
-            return run.loop(state, start or 0, program.step, writer, terminal.advance, preemption)
+            return run.loop(state, start or 0, program.step, writer, advance, preemption)
         except metrics.DivergedError as error:
             checkpoints.wait()
             latest = checkpoints.latest()
@@ -207,14 +207,15 @@ def _beginning(config: Config, start: int | None, steps: int) -> str:
 
 def _writers(
     config: Config, workdir: str, start: int, steps: int
-) -> tuple[metrics.TerminalWriter, metrics.MultiWriter]:
-    terminal = metrics.TerminalWriter(config.task, start, steps)
+) -> tuple[Callable[[int], None], metrics.MultiWriter]:
+    """What hears of every step, and what writes numbers and pictures: one process does for all."""
     if jax.process_index() != 0:
-        return terminal, metrics.MultiWriter([])
+        return lambda step: None, metrics.MultiWriter([])
     folder = epath.Path(workdir)
+    terminal = metrics.TerminalWriter(config.task, start, steps)
     jsonl = metrics.JsonlWriter(str(folder / "metrics.jsonl"), start)
     events = metrics.TensorBoardWriter(str(folder / "tensorboard"), start)
-    return terminal, metrics.MultiWriter([terminal, jsonl, events])
+    return terminal.advance, metrics.MultiWriter([terminal, jsonl, events])
 
 
 @dataclasses.dataclass

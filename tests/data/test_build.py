@@ -382,6 +382,7 @@ def test_command_prints_a_summary_and_what_to_do_next(videos, tmp_path):
     last = done.stdout.strip().splitlines()[-1]
     assert "python -m vmae_jax.main" in last
     assert last.endswith(f"--config.data.dataset={tmp_path / 'set'} --workdir=runs/set")
+    assert not done.stderr, "a bar is for terminals"
 
 
 def test_command_fails_in_one_line_when_nothing_is_left(tmp_path):

@@ -1,5 +1,7 @@
 """Every way of computing attention gives softmax(q k^T) v, forward and backward."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,6 +59,59 @@ def test_the_kernel_for_tpus(tokens, width, dtype, tolerance):
 @pytest.mark.parametrize("tokens", [50, 51, 208, 1568])  # and no odd number of tokens
 def test_what_gpus_use(tokens, width):
     check(jax.jit(attention.attention), *inputs(tokens, width, jnp.bfloat16), 2e-2)
+
+
+BFLOAT16 = {"platform": "gpu", "width": 64, "dtype": "bfloat16"}
+
+
+@pytest.mark.parametrize(("capability", "tokens", "way"), [
+    ((9, 0), 160, "cudnn"),  # H100, H200
+    ((10, 0), 160, "cudnn"),  # B200
+    ((8, 0), 160, "xla"),  # A100
+    ((8, 0), 1568, "cudnn"),
+    ((8, 6), 208, "xla"),  # A10G
+    ((12, 0), 160, "xla"),  # RTX PRO 6000
+    ((12, 0), 1232, "cudnn"),
+    ((7, 5), 1568, "xla"),  # T4
+    (None, 1568, "xla"),  # AMD
+])  # fmt: skip
+def test_gpus_take_cudnn_where_it_is_faster(capability, tokens, way):
+    sizes = {"queries": tokens, "keys": tokens, **BFLOAT16}
+    assert attention.choose("auto", capability=capability, **sizes) == way
+    assert attention.choose("xla", capability=capability, **sizes) == "xla"
+    wished = attention.choose("cudnn", capability=capability, **sizes)
+    assert wished == ("cudnn" if capability and capability >= (8, 0) else "xla")
+
+
+@pytest.mark.parametrize("setting", ["auto", "cudnn"])
+@pytest.mark.parametrize("change", [
+    {"width": 20}, {"width": 136}, {"queries": 1567}, {"keys": 1567}, {"dtype": "float32"},
+    {"platform": "cpu"},
+])  # fmt: skip
+def test_what_cudnn_has_no_kernel_for(setting, change):
+    sizes = {"queries": 1568, "keys": 1568, **BFLOAT16} | change
+    assert attention.choose(setting, capability=(9, 0), **sizes) == "xla"
+
+
+@pytest.mark.parametrize(
+    ("says", "capability"), [("12.0", (12, 0)), ("gfx942", None), (None, None)]
+)
+def test_the_capability_of_a_device(monkeypatch, says, capability):
+    device = types.SimpleNamespace(**({} if says is None else {"compute_capability": says}))
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    assert attention._capability.__wrapped__() == capability
+
+
+def test_a_wish_that_cannot_be_fulfilled_is_said_once(monkeypatch, caplog):
+    monkeypatch.setattr(attention, "taken", {})
+    q, k, v, _ = inputs(10, 8)
+    for _ in range(2):
+        attention.attention(q, k, v, "cudnn")
+    assert [r.getMessage() for r in caplog.records] == [
+        "config.model.attention = 'cudnn': has no kernel here for 10 tokens, heads of 8, in "
+        "float32; takes xla"
+    ]
+    assert attention.said() == "attention: xla for 10 tokens"
 
 
 def traced(platform, tokens):

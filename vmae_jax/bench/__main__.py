@@ -23,7 +23,7 @@ import tempfile
 from collections.abc import Iterable
 from typing import Any
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from vmae_jax import command
 from vmae_jax.bench import decoding, exported, training, turns
@@ -43,6 +43,10 @@ _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type of
 _REMAT = flags.DEFINE_enum(
     "remat", "none", ["none", "dots", "full"],
     "What the backward pass computes again, to save memory: model.remat of recipes.",
+)  # fmt: skip
+_ATTENTION = flags.DEFINE_enum(
+    "attention", "auto", ["auto", "cudnn", "xla"],
+    "How, where there is a choice: model.attention of recipes. What ran is printed.",
 )  # fmt: skip
 _SIZE = flags.DEFINE_integer("image_size", 224, "Pixels of a side of the clips.")
 _FRAMES = flags.DEFINE_integer("num_frames", 16, "Frames per clip.")
@@ -69,7 +73,7 @@ _CLIPS = flags.DEFINE_integer(
 def bench_model() -> tuple[str, dict[str, Any], Iterable[str]]:
     model = ModelConfig(
         variant=_VARIANT.value, image_size=_SIZE.value, num_frames=_FRAMES.value,
-        dtype=_DTYPE.value, remat=_REMAT.value,
+        dtype=_DTYPE.value, remat=_REMAT.value, attention=_ATTENTION.value,
     )  # fmt: skip
     mesh = MeshConfig(fsdp=_FSDP.value, tensor=_TENSOR.value)
     work = training.Work(_TASK.value, model, _BATCH.value, _STEPS.value, mesh)
@@ -130,7 +134,6 @@ def _check(argv: list[str]) -> None:
 
 def main(argv: list[str]) -> None:
     _check(argv)
-    logging.set_verbosity(logging.WARNING)  # TFDS announces every split
     print(f"{cores()} cores, load {os.getloadavg()[0]:.1f} before the start", flush=True)
     benches = dict(zip(PARTS, (bench_model, bench_data, bench_memory, bench_export), strict=True))
     results = {}

@@ -85,7 +85,7 @@ def shard_clips(
             next(stream)
         return batches * BATCH
 
-    return turn, 0.0
+    return Turn(turn)
 
 
 def original_clips(
@@ -104,7 +104,7 @@ def original_clips(
         list(pool.map(one, itertools.islice(seeds, clips)))
         return clips
 
-    return turn, 0.0
+    return Turn(turn)
 
 
 def memory(

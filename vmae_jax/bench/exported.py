@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vmae_jax.bench.turns import Side, Turn
+from vmae_jax.bench.turns import Side, Turn, noted
 from vmae_jax.config import ClassifierConfig, ModelConfig
 
 NUM_CLASSES = 400
@@ -36,11 +36,15 @@ def table(title: str, result: dict[str, Any], batch: int) -> Iterable[str]:
             low, high = ratio["range"]
             line += f"  {ratio['median']:5.2f} x the first ({low:.2f} to {high:.2f})"
         yield line
+        yield from noted(entry)
 
 
 def ours(config: ModelConfig, batch: int) -> Turn:
+    from vmae_jax.models import attention
+
     model = _model(config)
-    return _turn(lambda video: np.asarray(model.apply(model.params, video)), config, batch)
+    turn = _turn(lambda video: np.asarray(model.apply(model.params, video)), config, batch)
+    return turn._replace(note=attention.said)
 
 
 def stablehlo(config: ModelConfig, batch: int) -> Turn:
@@ -100,4 +104,4 @@ def _turn(run: Callable[[np.ndarray], Any], config: ModelConfig, batch: int) -> 
             run(video)
         return batch * CALLS
 
-    return turn, 0.0
+    return Turn(turn)

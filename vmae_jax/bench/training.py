@@ -65,6 +65,7 @@ def jax_training(work: Work, share: float) -> Turn:
     import jax
 
     from vmae_jax import hardware, program, sharding
+    from vmae_jax.models import attention
     from vmae_jax.tasks.finetune import Finetune
     from vmae_jax.tasks.pretrain import Pretrain
 
@@ -90,7 +91,8 @@ def jax_training(work: Work, share: float) -> Turn:
 
     chip = hardware.of_kind(jax.devices()[0].device_kind)
     known = chip is not None and work.model.dtype == "bfloat16"
-    return turn, task.flops_per_clip / (mesh.size * chip.flops) if known else 0.0
+    at_peak = task.flops_per_clip / (mesh.size * chip.flops) if known else 0.0
+    return Turn(turn, at_peak, attention.said)
 
 
 def torch_training(work: Work, compiled: bool) -> Turn:
@@ -135,7 +137,7 @@ def torch_training(work: Work, compiled: bool) -> Turn:
             torch.cuda.synchronize()
         return work.batch * work.steps
 
-    return turn, 0.0
+    return Turn(turn)
 
 
 def _peer(work: Work):

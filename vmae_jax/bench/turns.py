@@ -8,13 +8,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
-# What one turn runs: it returns the number of clips that it processed. Beside it, the seconds that
-# a clip would take at the peak of the devices it runs on; 0 = not known.
-Turn = tuple[Callable[[], int], float]
+
+class Turn(NamedTuple):
+    """What one turn runs, and what there is to say of it."""
+
+    run: Callable[[], int]  # returns the number of clips that it processed
+    at_peak: float = 0.0  # seconds a clip would take at the devices' peak; 0 = not known
+    note: Callable[[], str] = str  # asked when it has run once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +36,13 @@ class SideError(RuntimeError):
 
 def _serve(connection: Connection, side: Side) -> None:
     """A side's process: prepare, warm up, then one timed turn per request."""
-    turn, at_peak = side.make(*side.args)
-    turn()
-    connection.send(at_peak)
+    turn = side.make(*side.args)
+    turn.run()
+    connection.send((turn.at_peak, turn.note()))
     while connection.recv():
-        turn()  # what was paged out or went to sleep during the other side's turn comes back
+        turn.run()  # what was paged out or went to sleep during the other side's turn comes back
         began = time.perf_counter()
-        clips = turn()
+        clips = turn.run()
         connection.send(clips / (time.perf_counter() - began))
 
 
@@ -54,8 +58,9 @@ def take_turns(sides: Sequence[Side], rounds: int) -> dict[str, Any]:
 
     Returns:
       By side: `clips_per_second` (median), `rates` of all rounds, `mfu` where the peak is known,
-      and for all but the first `ratio`: {median, range, resolved}, of the first side's rate to this
-      one's within each round; it is resolved where the range does not cross 1.
+      `note` where there is one, and for all but the first `ratio`: {median, range, resolved}, of
+      the first side's rate to this one's within each round; it is resolved where the range does
+      not cross 1.
 
     Raises:
       SideError: where one cannot be prepared, or ends.
@@ -63,7 +68,7 @@ def take_turns(sides: Sequence[Side], rounds: int) -> dict[str, Any]:
     context = multiprocessing.get_context("spawn")
     processes: list[multiprocessing.Process] = []
     connections: list[Connection] = []
-    peaks: list[float] = []
+    known: list[tuple[float, str]] = []
     rates: list[list[float]] = [[] for _ in sides]
     try:
         for side in sides:
@@ -73,7 +78,7 @@ def take_turns(sides: Sequence[Side], rounds: int) -> dict[str, Any]:
             theirs.close()
             connections.append(ours)
             began = time.perf_counter()
-            peaks.append(_answer(side, ours))
+            known.append(_answer(side, ours))
             print(f"{side.name}: ready after {time.perf_counter() - began:.0f} s", file=sys.stderr)
         for _ in range(rounds):
             for side, connection, found in zip(sides, connections, rates, strict=True):
@@ -85,10 +90,15 @@ def take_turns(sides: Sequence[Side], rounds: int) -> dict[str, Any]:
         for process in processes:
             process.terminate()
         raise
-    return compare({s.name: r for s, r in zip(sides, rates, strict=True)}, peaks)
+    peaks, notes = zip(*known, strict=True)
+    result = compare({s.name: r for s, r in zip(sides, rates, strict=True)}, peaks)
+    for side, note in zip(sides, notes, strict=True):
+        if note:
+            result[side.name]["note"] = note
+    return result
 
 
-def _answer(side: Side, connection: Connection) -> float:
+def _answer(side: Side, connection: Connection) -> Any:
     try:
         return connection.recv()
     except EOFError:
@@ -126,3 +136,10 @@ def table(title: str, result: dict[str, Any]) -> Iterator[str]:
             line += f"  ratio {ratio['median']:.2f} ({low:.2f} to {high:.2f}"
             line += ")" if ratio["resolved"] else ", crosses 1: not resolved)"
         yield line
+        yield from noted(entry)
+
+
+def noted(entry: dict[str, Any]) -> Iterator[str]:
+    """The line below a side that has something to say."""
+    if "note" in entry:
+        yield f"    {entry['note']}"

@@ -30,7 +30,7 @@ import os
 from typing import Any
 
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 
 from vmae_jax import class_order, command, special
 from vmae_jax.checkpoint import CheckpointError
@@ -151,7 +151,6 @@ def _read_json(path: str) -> Any:
 def main(argv: list[str]) -> None:
     if argv[1:]:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}; see --help")
-    logging.set_verbosity(logging.WARNING)  # Orbax tells how it reads a workdir
     if _OUTPUT.value and os.path.exists(_OUTPUT.value) and not _OVERWRITE.value:
         raise ConversionError(f"{_OUTPUT.value}: exists; give another --output or --overwrite")
     weights = load(

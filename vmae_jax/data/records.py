@@ -193,11 +193,15 @@ def open_dataset(path: str | os.PathLike, split: str = "train") -> Dataset:
                 f"{shard}: found {len(index)} records, dataset_info.json says {expected}; build "
                 "the dataset again"
             )
-    return Dataset(path, name, split, source, fingerprint(source), _label_names(path))
+    return Dataset(path, name, split, source, fingerprint(source), label_names(path))
 
 
-def _label_names(path: str) -> tuple[str, ...]:
-    """Names of the classes; of TFDS's features.json, where it is there, how many there are."""
+def label_names(path: str) -> tuple[str, ...]:
+    """The classes of a dataset directory in their order; () where its videos have no labels.
+
+    Raises:
+      DatasetError: where they are not as many as features.json says.
+    """
     try:
         names = tuple(
             lists.lines(_read_text(_join(path, "label.labels.txt")).removeprefix("\ufeff"))

@@ -103,7 +103,7 @@ class Guesses:
                 f"{weights.source}: is of kind '{weights.kind}', only a pre-trained model with its "
                 "decoder guesses what is hidden"
             )
-        model = dataclasses.replace(weights.model, dtype=dtype, remat="none")
+        model = dataclasses.replace(weights.model, dtype=dtype, remat="none", attention="auto")
         self._config = dataclasses.replace(
             weights.run or Config(), model=model, normalize_target=weights.normalize_target
         )

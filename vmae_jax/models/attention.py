@@ -2,34 +2,103 @@
 
 Shapes: B samples, H heads, N tokens, K head width.
 
-  TPU, long sequences   a Pallas flash kernel: the [N, N] weights never leave the chip
-  GPU, bfloat16         cuDNN's flash attention
-  everything else       two einsums, whose backward pass computes the weights again
+  pallas  a flash kernel for TPUs: the [N, N] weights never leave the chip
+  cudnn   cuDNN's flash attention for GPUs, in bfloat16
+  xla     two einsums, whose backward pass computes the weights again; everywhere
+
+`choose` takes one by the setting model.attention, the device and the size. What auto takes:
+
+  device                                                     tokens         way
+  TPU                                                        1024 and more  pallas
+  GPU of compute capability 9.x, 10.x (H100, H200, B200)     any            cudnn
+  other GPUs from 8.0 on (A100, A10G, L40S, RTX 30 to 50)    512 and more   cudnn
+  all others, and what a kernel does not take                any            xla
+
+Why: against the FlashAttention-2 of PyTorch, cuDNN is 1.7 to 2.3 times as fast on an H100, as fast
+on an L40S (8.9), and slower on an A10G (8.6; 0.93), an RTX PRO 6000 (12.0; 0.88) and an A100 (8.0;
+0.82) [1]; others found 0.87 on 8.0, 1.04 on 8.6 and 1.16 on 8.9 for forward and backward [2]. It
+makes whole training steps 1.12 times as fast on a B200 (10.0) [3]. JAX has no FlashAttention-2, and
+its Triton kernel for GPUs is deprecated. Of what is left for long sequences, cuDNN is the fastest
+everywhere: two products reach a quarter of FlashAttention-2 on an RTX 3090 (1024 tokens, heads of
+64, forward) [4]. Shorter ones, as pre-training's encoder has, leave the weights small and a flash
+kernel's blocks half empty, so that the slower kernels are not worth it. The bound of 512 is an
+estimate; `python -m vmae_jax.bench --attention=cudnn` and `=xla` measure it.
+
+  [1] github.com/huggingface/transformers/pull/48163  [2] github.com/pytorch/pytorch/pull/192799
+  [3] github.com/pytorch/torchtitan/pull/1196         [4] github.com/nshepperd/flash_attn_jax, 5
 """
 
 import functools
+import logging
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+log = logging.getLogger(__name__)
+
 LONG = 1024  # tokens from which the TPU kernel is worth its padding
 _LANES = 128  # a TPU kernel's heads are as wide as a vector register
 _BLOCK = 256  # tokens; sequences are padded to a multiple of it
-_FLASH_CAPABILITY = 8.0  # of CUDA, from which cuDNN has flash attention
-_FLASH_WIDTHS = range(8, 129, 8)  # of heads, that cuDNN takes on all such devices
+_CUDNN_FROM = (8, 0)  # compute capability
+_CUDNN_FASTEST = (9, 10)  # major compute capabilities
+_CUDNN_TOKENS = 512  # from which it is worth it on the others
+_CUDNN_WIDTHS = range(8, 129, 8)  # of heads, that it takes on all such devices
 
 HEADS = P(("data", "fsdp"), "tensor")  # how [B, H, N, K] is split
 
+# The way of each number of tokens, of the programs that this process traced.
+taken: dict[int, str] = {}
 
-def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """softmax(q k^T) v for [B, H, N, K] -> [B, H, N, K]; q comes scaled, the softmax is float32."""
-    platform = _platform()
-    if platform == "tpu" and q.shape[2] == k.shape[2] >= LONG:
+
+def attention(q: jax.Array, k: jax.Array, v: jax.Array, setting: str = "auto") -> jax.Array:
+    """softmax(q k^T) v for [B, H, N, K] -> [B, H, N, K]; q comes scaled, the softmax is float32.
+
+    Args:
+      setting: model.attention.
+    """
+    way = choose(setting, _platform(), _capability(), q.shape[2], k.shape[2], q.shape[3], q.dtype)
+    if setting not in ("auto", way):
+        _say_once(setting, way, q.shape[2], q.shape[3], str(q.dtype))
+    taken[q.shape[2]] = way
+    if way == "pallas":
         return _on_shards(flash_tpu)(q, k, v)
-    if platform == "gpu" and q.dtype == jnp.bfloat16 and _has_flash(q, k):
-        return flash_gpu(q, k, v)
-    return plain(q, k, v)
+    return flash_gpu(q, k, v) if way == "cudnn" else plain(q, k, v)
+
+
+def said() -> str:
+    """What the programs of this process take, for people."""
+    return "attention: " + ", ".join(f"{taken[n]} for {n} tokens" for n in sorted(taken))
+
+
+def choose(
+    setting: str,
+    platform: str,
+    capability: tuple[int, int] | None,
+    queries: int,
+    keys: int,
+    width: int,
+    dtype: jax.typing.DTypeLike,
+) -> str:
+    """pallas, cudnn or xla, by the table above.
+
+    Args:
+      setting: auto; cudnn: wherever it has a kernel; or xla.
+      platform: tpu, gpu or cpu.
+      capability: CUDA's, of the GPU; None where there is none.
+      queries, keys: how many tokens.
+      width: of a head.
+    """
+    if setting == "xla":
+        return "xla"
+    if platform == "tpu":
+        return "pallas" if queries == keys >= LONG else "xla"
+    even = queries % 2 == 0 and keys % 2 == 0
+    fits = even and width in _CUDNN_WIDTHS and jnp.dtype(dtype) == jnp.bfloat16
+    if platform != "gpu" or capability is None or capability < _CUDNN_FROM or not fits:
+        return "xla"
+    worth = capability[0] in _CUDNN_FASTEST or min(queries, keys) >= _CUDNN_TOKENS
+    return "cudnn" if worth or setting == "cudnn" else "xla"
 
 
 def _platform() -> str:
@@ -38,15 +107,19 @@ def _platform() -> str:
     return device.platform if device is not None else jax.default_backend()
 
 
-def _has_flash(q: jax.Array, k: jax.Array) -> bool:
-    """Whether cuDNN has kernels for such tokens, forward and backward, on the GPUs here."""
-    even = q.shape[2] % 2 == 0 and k.shape[2] % 2 == 0
-    return even and q.shape[3] in _FLASH_WIDTHS and _capability() >= _FLASH_CAPABILITY
+@functools.cache
+def _capability() -> tuple[int, int] | None:
+    """Of the GPUs here; AMD's say gfx942 and the like."""
+    major, _, minor = str(getattr(jax.local_devices()[0], "compute_capability", "")).partition(".")
+    return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else None
 
 
 @functools.cache
-def _capability() -> float:
-    return float(jax.local_devices()[0].compute_capability)
+def _say_once(setting: str, way: str, tokens: int, width: int, dtype: str) -> None:
+    log.warning(
+        "config.model.attention = %r: has no kernel here for %d tokens, heads of %d, in %s; "
+        "takes %s", setting, tokens, width, dtype, way,
+    )  # fmt: skip
 
 
 def _on_shards(kernel):

@@ -104,6 +104,7 @@ class Attention(nnx.Module):
 
     def __init__(self, tower: Tower, config: ModelConfig, style: BlockStyle, *, rngs: nnx.Rngs):
         heads = (tower.heads, tower.dim // tower.heads)
+        self.setting = config.attention
         self.qkv = nnx.LinearGeneral(
             tower.dim, (3, *heads), use_bias=False, kernel_init=style.init, dtype=config.dtype,
             rngs=rngs,
@@ -118,7 +119,7 @@ class Attention(nnx.Module):
         self.proj_lora = low_rank(heads, (tower.dim,)) if style.lora_rank else None
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, N, D] -> [B, N, D]
-        out = attention.attention(*self._heads(x)).swapaxes(1, 2)
+        out = attention.attention(*self._heads(x), self.setting).swapaxes(1, 2)
         return self.proj(out) if self.proj_lora is None else self.proj(out) + self.proj_lora(out)
 
     def received(self, x: jax.Array) -> jax.Array:

@@ -31,7 +31,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from absl import flags, logging
+from absl import flags
 
 from vmae_jax import command, recipe_flag
 from vmae_jax.config import ConfigError
@@ -126,7 +126,6 @@ def in_turn(jobs: Sequence[Job]) -> list[Job]:
 def main(argv: list[str]) -> None:
     del argv
     given = flags.FLAGS
-    logging.set_verbosity(logging.WARNING)
     if "task" in given.config:
         raise ConfigError(
             f"--config={recipe_flag.name()}: is the recipe of one run, which python -m "

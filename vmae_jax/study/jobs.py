@@ -27,7 +27,7 @@ MAIN = (sys.executable, "-m", "vmae_jax.main")
 SCRATCH = "scratch"  # instead of an arm
 # May change while a study is under way: they say where and how fast, not what.
 FREE = (
-    "init_from", "mesh.", "model.remat", "data.dataset", "data.threads",
+    "init_from", "mesh.", "model.remat", "model.attention", "data.dataset", "data.threads",
     "data.workers", "eval.batch_size", "train.log_every", "train.checkpoint_every",
     "train.keep_checkpoints", "train.picture_every",
 )  # fmt: skip

@@ -244,7 +244,8 @@ def _tested(config: Config, found: Weights) -> tuple[tuple[str, ...], str]:
 
 def _as_trained(saved: ModelConfig, asked: ModelConfig) -> ModelConfig:
     """The checkpoint's model, computed as the recipe asks; says which settings do not count."""
-    model = dataclasses.replace(saved, dtype=asked.dtype, remat=asked.remat)
+    machine = {key: getattr(asked, key) for key in ("dtype", "remat", "attention")}
+    model = dataclasses.replace(saved, **machine)
     for key, (found, wanted) in differences(
         dataclasses.asdict(model), dataclasses.asdict(asked)
     ).items():

@@ -158,7 +158,7 @@ def _on_clips_of(config: Config, model: ModelConfig) -> ModelConfig:
     try:
         return dataclasses.replace(
             model, image_size=student.image_size, num_frames=student.num_frames,
-            dtype=student.dtype, remat="none",
+            dtype=student.dtype, remat="none", attention=student.attention,
         )  # fmt: skip
     except ConfigError as error:
         raise ConfigError(

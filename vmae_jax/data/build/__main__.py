@@ -35,19 +35,18 @@ goes on where it was; finished shards are kept.
       --beam_options=runner=FlinkRunner,flink_master=host:8081
 """
 
-import os
-import shlex
+import functools
 
-import tqdm
-from absl import app, flags, logging
+from absl import app, flags
 
 from vmae_jax import command
-from vmae_jax.data.build import BuildError, build
+from vmae_jax.data.build import BuildError, build, next_step
 from vmae_jax.data.build.benchmarks import BENCHMARKS, MAX_MISSING
 from vmae_jax.data.build.manifest import EMPTY_LABELS
 from vmae_jax.data.build.transcode import Encoding
 from vmae_jax.data.clips import CODECS
 from vmae_jax.data.records import class_order
+from vmae_jax.progress import Progress
 
 _VIDEOS = flags.DEFINE_string(
     "videos",
@@ -131,16 +130,7 @@ _MAX_FRAMES = flags.DEFINE_integer(
 def main(argv: list[str]) -> None:
     if argv[1:]:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}; see --help")
-    logging.set_verbosity(logging.WARNING)  # TFDS's progress would break the bar
-    bar = None
-
-    def progress(begun: int, total: int) -> None:
-        nonlocal bar
-        # Opened late: an error in the arguments should stand alone.
-        bar = bar or tqdm.tqdm(total=total, unit="video", desc="videos", mininterval=0.5)
-        bar.update(begun - bar.n)
-
-    try:
+    with Progress() as progress:
         report = build(
             _VIDEOS.value,
             _OUT.value,
@@ -161,20 +151,13 @@ def main(argv: list[str]) -> None:
             beam_options=_BEAM_OPTIONS.value,
             max_pixels=_MAX_PIXELS.value,
             max_frames=_MAX_FRAMES.value,
-            progress=progress,
+            progress=functools.partial(progress, "videos"),
         )
-    finally:
-        if bar is not None:
-            bar.close()
-    split = "" if "train" in report.splits else f" --config.data.split={next(iter(report.splits))}"
     print(f"\n{report.table()}\n\ndataset: {report.out} (details in report.json there)")
     if order := class_order(report.out):
         print(f"classes: in the order of {order}")
-    print(
-        "next:    python -m vmae_jax.main --config=configs/quickstart.py "
-        f"--config.data.dataset={shlex.quote(report.out)}{split} "
-        f"--workdir={shlex.quote(os.path.join('runs', os.path.basename(report.out)))}"
-    )
+    splits = [name for name, total in report.splits.items() if total["clips"]]
+    print("\n".join(next_step.lines(report.out, splits)))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow_datasets as tfds
 
+from vmae_jax import command
 from vmae_jax.data.build import beam
 from vmae_jax.data.build.items import BuildError
 from vmae_jax.data.build.tasks import ShardTask
@@ -201,6 +202,7 @@ class _Worker:
 
 def _start_worker(speaker: Connection, lock: Any) -> None:
     _Worker.speaker, _Worker.lock = speaker, lock
+    command.speak_plainly()
 
     def watch_parent() -> None:
         # An orphan would write beside the workers of a restart.

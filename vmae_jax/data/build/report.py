@@ -62,7 +62,6 @@ class Report:
         if self.partial:
             lines.append(f"  kept only up to a break in the stream: {len(self.partial)}")
             lines += _listing(self.partial)
-        lines += [f"warning: {warning}" for warning in self.warnings]
         lines += [f"warning: {what}" for what in self.times[:_LISTED]]
         if len(self.times) > _LISTED:
             lines.append(

@@ -26,8 +26,7 @@ import os
 import shlex
 import sys
 
-import tqdm
-from absl import app, flags, logging
+from absl import app, flags
 
 from vmae_jax import command
 from vmae_jax.data.build import BuildError
@@ -39,6 +38,7 @@ from vmae_jax.data.curate.gates import GateLimits
 from vmae_jax.data.curate.hashtags import CHOICES, HashtagRules
 from vmae_jax.data.curate.items import CurationError
 from vmae_jax.data.curate.scenes import MODES, ClipRules
+from vmae_jax.progress import Progress
 
 _MANIFEST = flags.DEFINE_string(
     "manifest", None, "CSV, JSONL or Parquet file: a row for each video.", required=True
@@ -183,39 +183,17 @@ def _path_and_split(value: str) -> tuple[str, str]:
     return (path, split) if named else (value, "")
 
 
-class _Bars:
-    """A bar for each step of the work."""
-
-    def __init__(self):
-        self._bar: tqdm.tqdm | None = None
-        self._step = ""
-
-    def __call__(self, step: str, begun: int, total: int) -> None:
-        if step != self._step:
-            self.close()
-            self._bar, self._step = tqdm.tqdm(total=total, desc=step), step
-        self._bar.update(begun - self._bar.n)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]}: see --help")
     if _ROOT.value and "://" not in _ROOT.value and not os.path.isdir(_ROOT.value):
         raise CurationError(f"--root={_ROOT.value}: no such folder")
-    logging.set_verbosity(logging.WARNING)
-    bars = _Bars()
-    try:
+    with Progress() as progress:
         story = curate(
             _MANIFEST.value, _OUT.value, settings(), root=_ROOT.value,
             author_key=os.environ.get(_AUTHOR_KEY.value, ""), workers=_WORKERS.value,
-            beam_options=_BEAM_OPTIONS.value, found=_FOUND.value, progress=bars,
+            beam_options=_BEAM_OPTIONS.value, found=_FOUND.value, progress=progress,
         )  # fmt: skip
-    finally:
-        bars.close()
     out = _OUT.value
     data = f"--config.data.dataset={shlex.quote(out)} --config.data.split={story.all_splits}"
     print("\n".join(story.lines()))
