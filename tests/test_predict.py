@@ -198,7 +198,7 @@ def test_the_picture_holds_the_frames_in_order(tmp_path, model):
 # ---- Names of classes ----
 
 
-def test_names_come_from_the_file_else_from_the_checkpoint(model, tmp_path):
+def test_names_come_from_the_file_else_from_the_checkpoint(model, tmp_path, caplog):
     assert predict.class_names(None, model) == LABELS
     text = tmp_path / "names.txt"
     text.write_text("eins\nzwei\ndrei\nvier\nfünf\nsechs\n\n", encoding="utf-8")
@@ -206,6 +206,12 @@ def test_names_come_from_the_file_else_from_the_checkpoint(model, tmp_path):
     as_json = tmp_path / "names.json"
     as_json.write_text(json.dumps(["a", "b", "c", "d", "e", "f"]), encoding="utf-8-sig")
     assert predict.class_names(str(as_json), model) == tuple("abcdef")
+    assert not caplog.text
+    as_json.write_text(json.dumps({name: i for i, name in enumerate(LABELS[::-1])}))
+    assert predict.class_names(str(as_json), model) == LABELS[::-1]
+    assert (
+        f"in another order: class 0 is {LABELS[-1]}, in the checkpoint {LABELS[0]}" in caplog.text
+    )
     nameless = model_lib.from_weights(random_weights(labels=()))
     assert predict.class_names(None, nameless)[:2] == ("class 0", "class 1")
 

@@ -101,7 +101,7 @@ def class_names(labels: str | None, model: model_lib.Model) -> tuple[str, ...]:
     count = model.num_classes
     names = model.label_names or tuple(f"class {i}" for i in range(count))
     if labels:
-        names = files.read_names(labels)
+        names = files.read_names(labels, model.label_names)
     if len(names) != count:
         raise model_lib.ModelError(
             f"{f'--labels={labels}' if labels else 'the checkpoint'} names {len(names)} classes, "

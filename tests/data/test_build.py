@@ -320,7 +320,8 @@ def test_csv_gives_labels_and_splits(videos, tmp_path):
     assert missing["path"] == "gone, with a comma.mp4"
     assert "line 5" in missing["detail"]
     assert len(report.rejected["not labelled"]) == 17
-    (warning,) = report.warnings
+    missing, warning = report.warnings
+    assert missing == "1 of 4 paths name no file, such as gone, with a comma.mp4"
     assert "1 rows have no label, such as" in warning
     assert "line 4; kept, and fine-tuning ends at them" in warning
 

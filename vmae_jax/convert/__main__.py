@@ -124,7 +124,7 @@ def relabelled(weights: Weights, label_map: str | None, labels: str | None) -> W
             weights, params={**weights.params, "head": head}, label_names=names
         )
     if labels:
-        names = files.read_names(labels)
+        names = files.read_names(labels, weights.label_names)
         if len(names) != weights.num_classes:
             raise ConversionError(
                 f"{labels}: names {len(names)} classes, the weights have {weights.num_classes}"

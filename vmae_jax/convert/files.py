@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
+import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -13,6 +14,8 @@ import safetensors
 from vmae_jax import lists
 from vmae_jax.convert import torch_io
 from vmae_jax.convert.rules import ConversionError, listed
+
+log = logging.getLogger(__name__)
 
 # Of a model directory; the first that is there.
 WEIGHTS = (
@@ -201,16 +204,26 @@ def _config_beside(path: str) -> Mapping[str, Any]:
     return _json(path) if os.path.exists(path) else {}
 
 
-def read_names(path: str) -> tuple[str, ...]:
+def read_names(path: str, held: Sequence[str] = ()) -> tuple[str, ...]:
     """Names of classes in their order; see `lists.class_names`.
+
+    Args:
+      held: names in the checkpoint, which these replace; the same ones in another order are logged.
 
     Raises:
       ConversionError: if the file is no such list.
     """
     try:
-        return lists.class_names(path)
+        names = lists.class_names(path)
     except lists.ListError as error:
         raise ConversionError(str(error)) from None
+    if sorted(names) == sorted(held) and names != tuple(held):
+        i = next(i for i, name in enumerate(names) if name != held[i])
+        log.warning(
+            "%s: has the checkpoint's own classes in another order: class %d is %s, in the "
+            "checkpoint %s", path, i, names[i], held[i],
+        )  # fmt: skip
+    return names
 
 
 def _json(path: str) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from vmae_jax import lists
 from vmae_jax.data import inputs
 from vmae_jax.data.build import folders
-from vmae_jax.data.build.items import BuildError, Manifest, Video, order
+from vmae_jax.data.build.items import BuildError, Manifest, Video, check_class, order
 from vmae_jax.data.build.labels import Row, check_split_name, located, read_rows
 
 EMPTY_LABELS = ("drop", "keep")
@@ -58,6 +58,9 @@ def read_manifest(
         raise BuildError(
             f"{videos}: no video files found ({len(rejected)} left out or missing{example})"
         )
+    if missing:
+        wanted = len(missing) + len(found)
+        warnings.append(f"{len(missing)} of {wanted} paths name no file, such as {missing[0]}")
     names, dropped, more = _names_of(root, found, rows, labels, empty_labels)
     splits, notes = _splits_of(root, names, rows, labels, split)
     beside = [(p, "not in a split folder", "and no video") for p in names if p not in splits]
@@ -185,12 +188,8 @@ def _spelled(
     merged = collections.defaultdict(set)
     spelled = {}
     for path, name in names.items():
-        fault = lists.fault(name.strip()) if name else ""
-        if fault:
-            raise BuildError(
-                f"{where(path)}: the class {name.strip()!r:.99} {fault}; expected a name on one "
-                "line of Unicode text"
-            )
+        if name:
+            check_class(name.strip(), where(path))
         spelled[path] = first.setdefault(lists.composed(name), name.strip())
         if spelled[path] != name:
             merged[spelled[path]].add(name)
