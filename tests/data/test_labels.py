@@ -80,7 +80,7 @@ def test_tables_that_people_have(three, tmp_path, text, said):
         ('path,label\n1.mp4,run\n2.mp4,"jump\n3.mp4,run\n', "line 3: the class .* holds a line br"),
         ("path,label\n1.mp4,\n2.mp4,\n", "2 rows have no label, .*line 2; leave --labels away"),
         ("path,label\n1,run\n1.mp4,run\n", "line 3: means 1.mp4, as .*line 2 does"),
-        ("path,label\nx/1.mp4,run\ny/2.mp4,jump\n", r"no video files found \(5 left out or missing, such as y"),
+        ("path,label\nx/1.mp4,run\ny/2.mp4,jump\n", r"no video files found \(5 left .*such as y/"),
     ],
 )  # fmt: skip
 def test_tables_that_are_not_plain_name_their_row(three, tmp_path, text, message):

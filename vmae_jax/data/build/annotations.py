@@ -13,6 +13,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from vmae_jax import lists
 from vmae_jax.data.build.items import BuildError
 
 _NUMBER = re.compile("[0-9]{1,6}")
@@ -282,18 +283,12 @@ def _check_inside(name: str, file: str, line: int) -> None:
         raise _wrong(file, line, name, "the name of a file in the folder of videos")
 
 
-def _lines(file: str) -> Iterator[str]:
+def _lines(file: str) -> list[str]:
     """The lines of a text file, which name themselves where they are no text."""
     try:
-        with open(file, "rb") as stream:
-            data = stream.read()
-    except OSError as error:
-        raise BuildError(f"{file}: cannot be read ({error.strerror})") from error
-    for i, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
-        try:
-            yield line.decode()
-        except UnicodeDecodeError as error:
-            raise BuildError(f"{_where(file, i)}: not UTF-8 text") from error
+        return lists.lines(lists.read(file))
+    except lists.ListError as error:
+        raise BuildError(str(error)) from error
 
 
 def _rows(file: str) -> Iterator[tuple[int, str]]:
