@@ -82,7 +82,17 @@ def table(
     Raises:
       ListError: where it is no such table.
     """
-    found = [f"{line}\n" for line in lines(read(path))]
+    return _table(path, read(path), columns, needed, expected)
+
+
+def _table(
+    path: str,
+    text: str,
+    columns: Mapping[str, Sequence[str]],
+    needed: Collection[str],
+    expected: str,
+) -> Table:
+    found = [f"{line}\n" for line in lines(text)]
     rows = []
     try:
         places, delimiter, header = _header(found[0] if found else "", columns)
@@ -196,7 +206,7 @@ def class_names(path: str) -> tuple[str, ...]:
     try:
         if text.lstrip()[:1] in ("[", "{"):
             return of_json(json.loads(text))
-        return _of_lines(path, [line for line in lines(text) if line.strip()])
+        return _of_text(path, text)
     except ListError as error:
         text = str(error)
         raise ListError(text if text.startswith(str(path)) else f"{path}: {text}") from None
@@ -222,12 +232,13 @@ def of_json(value: Any) -> tuple[str, ...]:
     return _in_order(zip(values, keys, strict=True))
 
 
-def _of_lines(path: str, found: Sequence[str]) -> tuple[str, ...]:
+def _of_text(path: str, text: str) -> tuple[str, ...]:
+    found = [line for line in lines(text) if line.strip()]
     if not found:
         raise ListError("has no names of classes")
     places, _, _ = _header(found[0], _NUMBERS)
     if len(places) == 2:
-        rows, notes = table(path, _NUMBERS, _NUMBERS, "number,name")
+        rows, notes = _table(path, text, _NUMBERS, _NUMBERS, "number,name")
         for note in notes:
             log.warning(note)
         return _in_order((cells["number"], cells["name"]) for _, cells in rows)

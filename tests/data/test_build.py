@@ -262,7 +262,13 @@ def test_other_settings_or_videos_are_refused_by_name(videos, reference, tmp_pat
         build(videos, out, labels="folders", num_shards=4, short_side=64)
     more = tmp_path / "videos"
     shutil.copytree(videos, more)  # keeps the files' times
-    build(more, out, labels="folders", num_shards=4)  # the same videos elsewhere: nothing to do
+    (more / "thumbs").mkdir()
+    (more / "thumbs/1.jpg").touch()
+    report = build(more, out, labels="folders", num_shards=4)  # the same videos elsewhere
+    assert [v["path"] for v in report.rejected["not in a class folder"]] == ["thumbs/1.jpg"]
+    assert list(report.warnings) == json.loads((out / "report.json").read_text())["warnings"]
+    assert "1 files beside which no video lies are left out" in report.warnings[0]
+    build(videos, out, labels="folders", num_shards=4)
     (more / "zoom_in/new.mp4").write_bytes(b"new")
     os.utime(more / "zoom_out/zoom_out_000.mp4")
     with pytest.raises(BuildError, match=r"1 videos added.*new\.mp4.*1 videos changed.*zoom_out_0"):
@@ -314,7 +320,8 @@ def test_csv_gives_labels_and_splits(videos, tmp_path):
     assert missing["path"] == "gone, with a comma.mp4"
     assert "line 5" in missing["detail"]
     assert len(report.rejected["not labelled"]) == 17
-    (warning,) = report.warnings
+    missing, warning = report.warnings
+    assert missing == "1 of 4 paths name no file, such as gone, with a comma.mp4"
     assert "1 rows have no label, such as" in warning
     assert "line 4; kept, and fine-tuning ends at them" in warning
 

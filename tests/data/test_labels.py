@@ -80,7 +80,7 @@ def test_tables_that_people_have(three, tmp_path, text, said):
         ('path,label\n1.mp4,run\n2.mp4,"jump\n3.mp4,run\n', "line 3: the class .* holds a line br"),
         ("path,label\n1.mp4,\n2.mp4,\n", "2 rows have no label, .*line 2; leave --labels away"),
         ("path,label\n1,run\n1.mp4,run\n", "line 3: means 1.mp4, as .*line 2 does"),
-        ("path,label\nx/1.mp4,run\ny/2.mp4,jump\n", "no video files found .*such as x/1.mp4"),
+        ("path,label\nx/1.mp4,run\ny/2.mp4,jump\n", r"no video files found \(5 left .*such as y/"),
     ],
 )  # fmt: skip
 def test_tables_that_are_not_plain_name_their_row(three, tmp_path, text, message):
@@ -114,7 +114,19 @@ def test_a_split_column_goes_before_the_flag_and_says_so(three, tmp_path):
     rows = table(tmp_path, "path,label,split\n1.mp4,run,train\n2.mp4,jump,val\n")
     manifest = read_manifest(three, rows, split="test")
     assert splits(manifest) == {"1.mp4": "train", "2.mp4": "val"}
-    assert manifest.warnings == (f"{rows}: its column split decides, not --split=test",)
+    assert manifest.warnings == (
+        f"{rows}: its column split decides, not --split=test",
+        "1 classes have no video in train: jump",
+    )
+
+
+def test_a_file_in_two_splits_and_a_split_without_videos_are_said(tmp_path):
+    root = tree(tmp_path, "train/run/1.mp4", "val/run/2.mp4")
+    os.symlink(tmp_path / "train/run/1.mp4", tmp_path / "val/run/1.mp4")
+    said = "1 files are linked, 1 into several splits, such as train/run/1.mp4 and val/run/1.mp4"
+    assert said in read_manifest(root, "folders").warnings
+    warnings = read_manifest(root, split="train:0.9,val:0.1").warnings
+    assert "--split=train:0.9,val:0.1: too few videos, none is for val" in warnings
 
 
 def test_the_order_of_equal_numbers_does_not_follow_the_hash_seed(tmp_path):

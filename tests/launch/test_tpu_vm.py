@@ -171,11 +171,12 @@ def test_an_unknown_command_lists_the_known(cloud, verb):
 
 
 def test_settings_may_be_lines_of_a_file(tmp_path):
-    """The environment comes first."""
+    """The environment comes first. An editor on Windows may have saved the file."""
     (tmp_path / "launch").mkdir()
-    for name in ("tpu_vm.sh", "tpu.env.example"):
-        (tmp_path / "launch" / name).write_text((ROOT / "launch" / name).read_text())
-    (tmp_path / "launch/tpu.env.example").rename(tmp_path / "launch/tpu.env")
+    script, example = ((ROOT / "launch" / n).read_text() for n in ("tpu_vm.sh", "tpu.env.example"))
+    (tmp_path / "launch/tpu_vm.sh").write_text(script)
+    example = "".join(f"{line}\r\n" for line in example.split("\n") if line[:1] not in ("", "#"))
+    (tmp_path / "launch/tpu.env").write_bytes(example.encode("utf-8-sig"))
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TPU_")}
     out = subprocess.run(
         ["bash", "launch/tpu_vm.sh", "--dry-run", "create"], cwd=tmp_path, capture_output=True,

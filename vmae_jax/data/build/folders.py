@@ -1,6 +1,7 @@
 """What the folders say that videos lie in: classes, and splits above them."""
 
 import collections
+import itertools
 import mimetypes
 import os
 from collections.abc import Collection, Iterable, Sequence
@@ -17,6 +18,8 @@ SPLITS = {
     "val": "val", "valid": "val", "validation": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
+
+_PROBES = 8  # files of a folder that are opened where no name says that they are videos
 
 
 class Classes(NamedTuple):
@@ -36,7 +39,7 @@ def classes_of(root: str, paths: Sequence[str]) -> Classes:
     by_folder = collections.defaultdict(list)
     for path in paths:
         by_folder[os.path.dirname(path)].append(path)
-    held = {f for f, files in by_folder.items() if any(_is_video(root, p) for p in _likely(files))}
+    held = {folder for folder, files in by_folder.items() if _holds_video(root, files)}
     if "" in held:
         loose = [path for path in by_folder[""] if _is_video(root, path)]
         raise BuildError(
@@ -71,23 +74,29 @@ def _remarks(held: Collection[str], others: Sequence[str]) -> Iterable[str]:
         )
 
 
-def _likely(files: Sequence[str]) -> list[str]:
-    """Files from the one that shows the soonest whether there is a video among them."""
-    return sorted(files, key=lambda path: not path.lower().endswith(inputs.SUFFIXES))
+def _holds_video(root: str, files: Sequence[str]) -> bool:
+    if any(path.lower().endswith(inputs.SUFFIXES) for path in files):
+        return True
+    unknown = (path for path in files if _may_be_video(path))
+    return any(_is_video(root, path) for path in itertools.islice(unknown, _PROBES))
 
 
 def _is_video(root: str, path: str) -> bool:
     """By its name, or, where the name says nothing, by its content."""
     if path.lower().endswith(inputs.SUFFIXES):
         return True
-    kind = mimetypes.guess_type(path)[0] or ""
-    if kind.partition("/")[0] in ("image", "text", "audio"):
+    if not _may_be_video(path):
         return False
     try:
         with Source(os.path.join(root, path), short_side=0):
             return True
     except VideoError as error:
         return error.reason not in ("cannot be opened", "not a video")
+
+
+def _may_be_video(path: str) -> bool:
+    kind = mimetypes.guess_type(path)[0] or ""
+    return kind.partition("/")[0] not in ("image", "text", "audio")
 
 
 # ---- Splits ----

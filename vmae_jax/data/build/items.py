@@ -5,6 +5,8 @@ import hashlib
 import json
 from typing import Any
 
+from vmae_jax import lists
+
 
 class BuildError(ValueError):
     """A build that cannot start or end; the message is one line that says what to do."""
@@ -40,6 +42,15 @@ class Video:
         return values | {"cuts": hashlib.sha256(cuts).hexdigest() if self.cuts else ""}
 
 
+def check_class(name: str, where: str) -> None:
+    """Raises BuildError where a dataset directory cannot hold the name of a class."""
+    fault = lists.fault(name)
+    if fault:
+        raise BuildError(
+            f"{where}: the class {name!r:.99} {fault}; expected a name on one line of Unicode text"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Manifest:
     """What was asked for: `videos` exist; `rejected` are (path, reason, detail) left out by now.
@@ -54,6 +65,10 @@ class Manifest:
     label_names: tuple[str, ...]
     warnings: tuple[str, ...] = ()
     class_order: str = ""
+
+    def __post_init__(self):
+        for name in self.label_names:
+            check_class(name, self.root)
 
 
 def order(video: Video) -> str:

@@ -44,7 +44,7 @@ def read_rows(file: str, relative: Callable[[str], str]) -> tuple[dict[str, Row]
     Raises:
       BuildError: where it is no such table, or names a path twice.
     """
-    if not os.path.isfile(file):
+    if not os.path.exists(file):
         raise BuildError(f"--labels={file}: no such file; expected 'folders' or a CSV")
     try:
         cells, notes = lists.table(file, COLUMNS, ("path", "label"), _EXPECTED)

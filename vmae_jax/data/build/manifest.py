@@ -9,7 +9,7 @@ from pathlib import Path
 from vmae_jax import lists, special
 from vmae_jax.data import inputs
 from vmae_jax.data.build import folders
-from vmae_jax.data.build.items import BuildError, Manifest, Video, order
+from vmae_jax.data.build.items import BuildError, Manifest, Video, check_class, order
 from vmae_jax.data.build.labels import Row, check_split_name, located, read_rows
 
 EMPTY_LABELS = ("drop", "keep")
@@ -49,17 +49,22 @@ def read_manifest(
     if labels and labels != "folders":
         rows, warnings = _rows(labels, root, paths, os.path.isfile(videos))
         rejected = [(p, "not labelled", f"no row in {labels}") for p in paths if p not in rows]
-    found, missing = _stats(root, paths if rows is None else sorted(rows))
+    wanted = paths if rows is None else sorted(rows)
+    found = _stats(root, wanted)
+    missing = [path for path in wanted if path not in found]
     for path in missing:
         why = special.kind(os.path.join(root, path))
         rejected.append(
             (path, "missing file", why or f"named in {rows[path].where if rows else videos}")
         )
     if not found:
-        example = f", such as {missing[0]}" if missing else ""
+        example = f", such as {rejected[-1][0]}" if rejected else ""
         raise BuildError(
             f"{videos}: no video files found ({len(rejected)} left out or missing{example})"
         )
+    if missing:
+        count = f"{len(missing)} of {len(wanted)} paths"
+        warnings.append(f"{count} name no file, such as {missing[0]}")
     names, dropped, more = _names_of(root, found, rows, labels, empty_labels)
     splits, notes = _splits_of(root, names, rows, labels, split)
     beside = [(p, "not in a split folder", "and no video") for p in names if p not in splits]
@@ -69,20 +74,19 @@ def read_manifest(
         for p, name in names.items()
         if p in splits
     ]
+    said = (*warnings, *more, *notes, *_remarks(entries, found))
     return Manifest(
         root,
         tuple(sorted(entries, key=order)),
         tuple(sorted([*rejected, *dropped, *beside])),
         tuple(classes),
-        (*warnings, *more, *notes),
+        tuple(line.encode(errors="backslashreplace").decode() for line in said),
     )
 
 
-def _stats(root: str, paths: Iterable[str]) -> tuple[dict[str, os.stat_result], list[str]]:
-    """What is known of each file, and the paths without one."""
+def _stats(root: str, paths: Iterable[str]) -> dict[str, os.stat_result]:
     files = {path: os.path.join(root, path) for path in paths}
-    found = {path: os.stat(file) for path, file in files.items() if os.path.isfile(file)}
-    return found, [path for path in files if path not in found]
+    return {path: os.stat(file) for path, file in files.items() if os.path.isfile(file)}
 
 
 def list_paths(videos: str, leave_out: str = "") -> tuple[str, list[str]]:
@@ -187,12 +191,8 @@ def _spelled(
     merged = collections.defaultdict(set)
     spelled = {}
     for path, name in names.items():
-        fault = lists.fault(name.strip()) if name else ""
-        if fault:
-            raise BuildError(
-                f"{where(path)}: the class {name.strip()!r:.99} {fault}; expected a name on one "
-                "line of Unicode text"
-            )
+        if name:
+            check_class(name.strip(), where(path))
         spelled[path] = first.setdefault(lists.composed(name), name.strip())
         if spelled[path] != name:
             merged[spelled[path]].add(name)
@@ -280,11 +280,36 @@ def _splits_of(
         folders.check_beside(root, paths, found, said)
         return found, [f"the folders {said} are the splits {splits}; --split=NAME makes them one"]
     split = split or "train"
-    merged = [
-        f"the folders {said} are no splits here, their videos go to {split} alike; "
-        "--split=folders makes them splits"
-    ]
-    return _shared(paths, split), merged if len(set(found.values())) > 1 else []
+    notes = []
+    if len(set(found.values())) > 1:
+        notes.append(
+            f"the folders {said} are no splits here, their videos go to {split} alike; "
+            "--split=folders makes them splits"
+        )
+    shared = _shared(paths, split)
+    empty = parse_split(split).keys() - shared.values()
+    if empty:
+        notes.append(f"--split={split}: too few videos, none is for {', '.join(sorted(empty))}")
+    return shared, notes
+
+
+def _remarks(videos: Iterable[Video], stats: Mapping[str, os.stat_result]) -> Iterable[str]:
+    """What may spoil training or its test, a line each."""
+    splits = collections.defaultdict(set)
+    files = collections.defaultdict(list)
+    for video in videos:
+        splits[video.split].add(video.label_name)
+        stat = stats[video.path]
+        if stat.st_ino:
+            files[stat.st_dev, stat.st_ino].append(video)
+    unseen = sorted(set().union(*splits.values()) - splits.get("train", set()) - {""})
+    if unseen and "train" in splits:
+        yield f"{len(unseen)} classes have no video in train: {', '.join(unseen[:5])}"
+    linked = [names for names in files.values() if len(names) > 1]
+    if linked:
+        paths = " and ".join(sorted(video.path for video in linked[0])[:2])
+        across = sum(len({video.split for video in names}) > 1 for names in linked)
+        yield f"{len(linked)} files are linked, {across} into several splits, such as {paths}"
 
 
 def _shared(paths: Iterable[str], split: str) -> dict[str, str]:
