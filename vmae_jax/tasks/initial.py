@@ -87,11 +87,11 @@ def _in_order(
     match = class_order.match(label_names, names)
     if match is None and rows is None:
         same = len(set(label_names) & set(names))
+        hint = "; {} are the same: data.build --label_map=FILE takes the head's".format
         log.info(
             "  its %d classes have other names: the head starts fresh%s",
             len(label_names),
-            f"; {same} names are the same: data.build --label_map=FILE takes the head's"
-            * bool(same),
+            hint(same) if same else "",
         )
         params = {k: v for k, v in found.params.items() if k != "head"}
         return dataclasses.replace(found, kind="encoder", params=params), None
