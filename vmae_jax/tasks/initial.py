@@ -47,8 +47,7 @@ def weights(
     """Values of `config.init_from` by '/'-joined path, for parameters shaped as in `like`.
 
     What stays fresh, was left out or interpolated is logged. A head's rows are put into the order
-    of the run's classes where both sides have names; where they name other classes, as many rows
-    are left out.
+    of the run's classes where both sides have names; where these are others, the head is left out.
 
     Args:
       label_names: of the run's classes.
@@ -90,7 +89,13 @@ def _in_order(
         return found, rows
     match = class_order.match(label_names, names)
     if match is None and rows is None:
-        log.info("  its %d classes have other names: the head starts fresh", len(label_names))
+        same = len(set(label_names) & set(names))
+        hint = "; {} are the same: data.build --label_map=FILE takes the head's".format
+        log.info(
+            "  its %d classes have other names: the head starts fresh%s",
+            len(label_names),
+            hint(same) if same else "",
+        )
         params = {k: v for k, v in found.params.items() if k != "head"}
         return dataclasses.replace(found, kind="encoder", params=params), None
     if match is None:
