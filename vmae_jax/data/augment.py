@@ -122,7 +122,8 @@ def squash(frame: np.ndarray, size: int) -> np.ndarray:
 
 def _resize(frame: np.ndarray, out: np.ndarray) -> np.ndarray:
     height, width = out.shape[:2]
-    # Bilinear looks at 2x2 pixels only: beyond half the size it would skip some, so average.
+    # Bilinear looks at 2x2 pixels only: beyond half the size it would skip some, as the reference
+    # does in tests and fine-tuning, so average.
     shrinks = frame.shape[0] >= 2 * height and frame.shape[1] >= 2 * width
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return cv2.resize(frame, (width, height), dst=out, interpolation=interpolation)

@@ -169,7 +169,8 @@ def sparse_indices(
     frames repeated.
 
     Args:
-      rng: for training; None = the middle (validation).
+      rng: for training, where the reference never draws the last frame of a part of a video;
+        None = the middle (validation).
       of_pictures: whether the frames are files of their own. Of an even part, the reference takes
         the later of its two middle frames there, and the earlier one of a video.
     """
