@@ -18,7 +18,8 @@ By default a video is seen once: frames from its middle, as far apart as in the 
 (every fourth for other checkpoints), and the square in the middle of them. For each clip a picture
 of the frames that were used is left in --out.
 
-Exit status: 0 every clip was answered, 1 at least one was not, or nothing could start.
+Exit status: 0 every clip was answered, 1 at least one was not or has no picture, or nothing could
+start.
 """
 
 import dataclasses

@@ -1,6 +1,7 @@
 """Checkpoints as other programs wrap them: MMAction2, entries of a dict, folders of many files."""
 
 import collections
+import dataclasses
 import os
 import sys
 import types
@@ -20,6 +21,8 @@ from vmae_jax.models import layers
 from vmae_jax.tasks import initial, teacher
 
 TINY = ModelConfig(variant="16x2x2x24", image_size=8, num_frames=2, patch_size=4, dtype="float32")
+BOTH = f"{TINY.variant}+8x1x2x12"
+HUGGING_FACE = {"norm_eps": 1e-12, "head_norm_eps": 1e-5}  # what is assumed without its config
 KNOWN = {"heads": 2, "image_size": 8, "num_frames": 2}
 
 
@@ -170,6 +173,41 @@ def test_recipes_and_programs_name_an_entry_too(tmp_path, weights, state):
     values = initial.weights(recipe, weights.params)
     np.testing.assert_array_equal(values["head/kernel"], wanted)
     np.testing.assert_array_equal(teacher.read(recipe).params["head"]["kernel"], wanted)
+
+
+def test_any_prefix_of_the_only_model_and_no_other_name_is_lost(tmp_path, weights, state):
+    """As modules of Lightning and models of several towers are saved."""
+    path = tmp_path / "x.pth"
+    found = read(path, {"state_dict": prefixed(state, "net.video_tower.")})
+    tiny_weights.same(found, weights)
+    assert "read without the prefix net.video_tower. of its names" in found.notes
+    beside = {"text.weight": torch.ones(2)}
+    torch.save(prefixed(state, "video.") | beside, path)
+    assert "unexpected text.weight" in refusal(path)
+    tiny_weights.same(load.load(path, drop=["text"], **KNOWN), weights)
+    torch.save(prefixed(state, "student.") | prefixed(doubled(state), "teacher."), path)
+    assert "several models, with student.patch_embed.proj.weight; teacher." in refusal(path)
+    tiny_weights.same(load.load(path, drop=["teacher"], **KNOWN), weights)
+    pretrained = tiny_weights.random("pretrain", dataclasses.replace(TINY, variant=BOTH))
+    content = prefixed(torch_tensors(pretrained, "original"), "mae.")
+    tiny_weights.same(read(path, content, decoder_heads=2), pretrained)
+    classifier = tiny_weights.random("classifier", dataclasses.replace(TINY, **HUGGING_FACE))
+    content = prefixed(torch_tensors(classifier, "hugging_face"), "clf.")
+    tiny_weights.same(read(path, content), classifier)
+
+
+@pytest.mark.parametrize("counter", ["n_averaged", "steps"])
+def test_the_count_of_an_average_is_no_weight(tmp_path, weights, state, counter):
+    content = {counter: torch.tensor(7), **prefixed(state, "module.")}
+    found = read(tmp_path / "x.pth", {"model_ema": content})
+    tiny_weights.same(found, weights)
+    assert f"{counter}, a count of the averaging, left out" in found.notes
+
+
+def test_a_part_of_a_model_names_its_folder(tmp_path, state):
+    path = tmp_path / "model-00001-of-00002.safetensors"
+    save_file({n: t.numpy() for n, t in list(state.items())[:3]}, path)
+    assert "is a part of a model" in refusal(path)
 
 
 # ---- Folders ----

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -95,6 +96,10 @@ def read(path: str, key: str = "") -> Source:
         raise ConversionError(
             f"{path}: no such file or directory; expected a run's workdir, a .pth, .bin or "
             ".safetensors file, or a Hugging Face directory"
+        )
+    if re.search(r"-\d+-of-\d+\.\w+$", path):
+        raise ConversionError(
+            f"{path}: is a part of a model, expected all of it; give the folder that it lies in"
         )
     tensors, described, settings, notes = _file(path, key)
     if not settings and (_is_safetensors(path) or is_hugging_face(tensors)):

@@ -8,17 +8,11 @@ import numpy as np
 
 from vmae_jax import config as config_lib
 from vmae_jax.convert import rules, sizes
-from vmae_jax.convert.files import Checked, Source, is_hugging_face, is_video_mae
+from vmae_jax.convert.files import PATCHES, Checked, Source, is_hugging_face, is_video_mae
 from vmae_jax.convert.rules import ConversionError, listed, matches
 from vmae_jax.convert.sizes import Overrides
 
-WRAPPERS = (
-    "_orig_mod.",
-    "module.",
-    "model.",
-    "net.",
-    "backbone.",
-)  # compiled, parallel, wrapped models
+WRAPPERS = ("_orig_mod.", "module.", "model.", "backbone.")  # compiled, parallel, wrapped models
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +40,7 @@ def recognise(
       ConversionError: if it is no VideoMAE, or one that this package's model cannot express.
     """
     notes = list(source.notes)
-    tensors = _unwrapped(source)
-    dropped = [name for name in tensors if matches(name, drop)]
-    tensors = {name: tensor for name, tensor in tensors.items() if name not in set(dropped)}
+    tensors = _chosen(source, tuple(drop), notes)
     name, described = "original", "original layout"
     if is_hugging_face(tensors):
         new = any(n.endswith("attention.attention.query.bias") for n in tensors)
@@ -56,8 +48,6 @@ def recognise(
     elif any(n.endswith("patch_embed.projection.weight") for n in tensors):
         name, described = "mmaction2", "layout of MMAction2"
     tensors = (_hugging_face_names if name == "hugging_face" else _original_names)(tensors)
-    if dropped:
-        notes.append(f"dropped as asked: {listed(dropped, 6)}")
     checked = {n: Checked(t, f"{source.path}: {n}") for n, t in tensors.items()}
     kind = _kind(checked, name)
     _drop_key_biases(checked, notes)
@@ -68,6 +58,28 @@ def recognise(
         notes.append(f"{' and '.join(half)} weights become float32 ({exact})")
     model, assumed = sizes.infer(checked, kind, name, source.settings, overrides or Overrides())
     return Layout(kind, name, described, checked, model, (*notes, *assumed))
+
+
+def _chosen(source: Source, drop: tuple[str, ...], notes: list[str]) -> dict[str, Any]:
+    """The tensors of the model under its own names, without those to drop."""
+    tensors = _without_prefix(_unwrapped(source), notes)
+    dropped = [name for name in tensors if matches(name, drop)]
+    if dropped:
+        notes.append(f"dropped as asked: {listed(dropped, 6)}")
+    # What averaged models of PyTorch and mmengine count in; no parameter is a lone number.
+    counts = [n for n in ("n_averaged", "steps") if n in tensors and not tensors[n].shape]
+    notes += [f"{name}, a count of the averaging, left out" for name in counts]
+    gone = {*dropped, *counts}
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in gone}
+    tensors = _without_prefix(tensors, notes)
+    patches = [name for name in tensors if name.endswith(PATCHES)]
+    if len(patches) > 1:
+        raise ConversionError(
+            f"{source.path}: holds several models, with {listed(patches, 4)}; leave out all but "
+            "one: run python -m vmae_jax.convert --input=... --drop=... --output=..., then use its "
+            "output"
+        )
+    return tensors
 
 
 def _unwrapped(source: Source) -> dict[str, Any]:
@@ -86,6 +98,21 @@ def _unwrapped(source: Source) -> dict[str, Any]:
             f"{listed(found, 5) or 'no tensor'}"
         )
     return found
+
+
+def _without_prefix(tensors: dict[str, Any], notes: list[str]) -> dict[str, Any]:
+    """The tensors without what stands before the names of their only model, such as `vit.`."""
+    patches = [name for name in tensors if name.endswith(PATCHES)]
+    if len(patches) != 1:
+        return tensors
+    prefix = patches[0][: -len(next(end for end in PATCHES if patches[0].endswith(end)))]
+    for own in ("encoder.", "embeddings.", "videomae."):  # of the layouts themselves
+        prefix = prefix.removesuffix(own)
+    renamed = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    if not prefix or len(renamed) != len(tensors):
+        return tensors
+    notes.append(f"read without the prefix {prefix} of its names")
+    return renamed
 
 
 def _hugging_face_names(tensors: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from vmae_jax import special
 from vmae_jax.data.curate.items import CurationError
 
 _DEFAULT_SIDE = 640  # pixels, where a model takes any size
@@ -49,6 +50,7 @@ def check_model(path: str | os.PathLike, **settings: Any) -> PeopleModel:
     """
     path = os.fspath(path)
     try:
+        special.check(path)
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
