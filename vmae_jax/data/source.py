@@ -249,10 +249,10 @@ class Source:
 
     def _count(self, rank: int) -> None:
         one = float(1 / self.rate)
+        time, stored = float(self.timeline.times[rank]), float(self.timeline.stored[rank])
         self.frames += 1
-        self._first = self.timeline.times[rank] if self._first is None else self._first
-        self.seconds = max(self.seconds, self.timeline.times[rank] - self._first + one)
-        stored = self.timeline.stored[rank]
+        self._first = time if self._first is None else self._first
+        self.seconds = max(self.seconds, time - self._first + one)
         if not math.isnan(stored):
             self._start = stored if self._start is None else self._start
             self._reached = max(self._reached, stored - self._start + one)
