@@ -98,7 +98,7 @@ def trace(
     pts = dts if np.isnan(pts).all() else pts
     first = np.argmin(np.isnan(pts if np.isnan(dts).all() else dts))  # before: trimmed
     times = pts.copy()
-    for _ in range(2):  # wild times may have spoilt the line
+    for _ in range(1 + guessed):  # wild times may have spoilt the line
         line = _decoding_times(times, packets.keys) if guessed else dts
         gap = _usual_gap(line)
         line = _without_spikes(line, gap)
