@@ -217,6 +217,20 @@ def test_a_broken_video_is_listed_and_tried_again(model, tmp_path):
     assert not listed.exists()
 
 
+def test_a_damaged_video_has_features_on_request_and_a_note(model, tmp_path):
+    file = Path(write_video(tmp_path / "cut.mkv", 60))
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    out = tmp_path / "out"
+    assert extract(model, [str(file)], out, windows(every=4))[0] == 0
+    for every in (4, 0):
+        whole = dataclasses.replace(windows(every=every), keep_partial=True)
+        target = out if every else tmp_path / "whole"
+        assert extract(model, [str(file)], target, whole) == (1, {})
+        header, row = csv.reader((target / "notes.csv").read_text().splitlines())
+        assert (header, row[0]) == (["video", "note"], str(file))
+        assert "it breaks after" in row[1] or "damaged" in row[1]
+
+
 def test_two_videos_of_one_name_are_refused():
     assert features.by_names(["a/x.mp4", "b/y.mp4"]) == {"x": "a/x.mp4", "y": "b/y.mp4"}
     with pytest.raises(feature_files.FeatureError, match=r"a/x\.mp4 and b/x\.avi would both be x"):

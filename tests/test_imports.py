@@ -45,6 +45,7 @@ FLOORS = (
         "data.views",
         "data.randaugment",
         "data.videos",
+        "data.source",
         "data.timeline",
         "data.inputs",
         "data.hdr",

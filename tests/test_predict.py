@@ -272,6 +272,14 @@ def test_wrong_names_are_one_line(model, tmp_path, content, message):
         predict.class_names(str(path), model)
 
 
+def test_a_damaged_clip_is_answered_on_request_with_a_note(model, tmp_path, capsys):
+    clip = Path(write_video(tmp_path / "cut.mkv", 60))
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    assert len(predict.run([str(clip)], model, LABELS, VIEWS)) == 1
+    assert predict.run([str(clip)], model, LABELS, VIEWS, keep_partial=True) == []
+    assert re.search("^  note      .*(breaks after|damaged)", capsys.readouterr().out, re.MULTILINE)
+
+
 # ---- The command ----
 
 

@@ -43,7 +43,7 @@ def checkpoint(folder: Path, kind: str = "classifier", labels: tuple[str, ...] =
 
 
 def write_video(path: Path, num_frames: int = 24, seed: int = 0) -> str:
-    """An MP4 file of 64x48 pixels in which everything moves."""
+    """A video file of 64x48 pixels in which everything moves."""
     rng = np.random.default_rng(seed)
     frames = synthetic.render("move_left", rng, size=(64, 48), num_frames=num_frames)
     with av.open(str(path), "w") as container:

@@ -104,8 +104,6 @@ class Windows:
             count += 1
             if count >= span and (count - span) % self.every == 0:
                 yield np.stack([latest[i] for i in range(0, span, stride)])[None]
-        if count < 2:
-            raise VideoError("too short", "a single picture" if count else "no frame in it")
         if count < span:
             yield np.stack([latest[min(i, count - 1)] for i in range(0, span, stride)])[None]
 

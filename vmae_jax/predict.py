@@ -164,10 +164,9 @@ def _as_json(shown: Shown, answers: list[dict[str, Any]], picture: str) -> str:
         "top": answers,
         "num_frames": shown.num_frames,
         "frames": shown.numbers.tolist(),
-        "notes": list(shown.notes),
         "picture": picture or None,
     }
-    return json.dumps(found)
+    return json.dumps(found | ({"notes": shown.notes} if shown.notes else {}))
 
 
 def run(

@@ -321,13 +321,9 @@ def test_limits_name_their_flag(tmp_path):
 
 
 def test_a_jump_in_time_does_not_make_endless_frames(tmp_path):
-    file = write(
-        tmp_path / "v.mkv", numbered(6), pts=[0, 1, 2, 3, 10**6, 10**6 + 1], container="matroska"
-    )
-    error, clips = break_of(file)
-    assert error.reason == "stream breaks"
-    assert error.frames == 4
-    assert clips[0].num_frames <= 5
+    pts = [0, 1, 2, 3, 10**6, 10**6 + 1]
+    record = one_clip(write(tmp_path / "v.mkv", numbered(6), pts=pts, container="matroska"))
+    assert numbers(record) == list(range(6))
 
 
 @pytest.mark.parametrize("seed", range(3))

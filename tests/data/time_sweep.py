@@ -8,6 +8,7 @@ is refused by name. A slice of these runs in the suite (test_timeline.py); all o
 
 import bisect
 import dataclasses
+import fnmatch
 import fractions
 import itertools
 import math
@@ -101,6 +102,10 @@ class Case:
         words = (self.codec, f"{float(self.fps):.5g}", self.pace, self.fault)
         return "_".join(filter(None, words)) + f".{self.container}"
 
+    def matches(self, pattern: str) -> bool:
+        """Whether the name is that of a pattern; its constant pace and rate need not be said."""
+        return fnmatch.fnmatch(self.name, pattern)
+
     @property
     def places(self) -> list[float]:
         """When each picture is shown, in pictures of the rate."""
@@ -182,7 +187,22 @@ def write(case: Case, folder: Path) -> Path:
         path.write_bytes(b"".join(file.read_bytes() for file in halves))
     else:
         _mux(path, case, range(case.pictures))
+    if case.fault == "unsaid":
+        _take_back_rate(path)
     return path
+
+
+def _take_back_rate(path: Path) -> None:
+    """Makes a file state no rate, as those of browsers and screen recorders."""
+    data = path.read_bytes()
+    if path.suffix == ".flv":
+        data = data.replace(b"framerate", b"framerat_")
+    else:  # DefaultDuration of Matroska becomes Void
+        at = data.index(b"\x23\xe3\x83")
+        length = data[at + 3] & 0x7F
+        void = bytes([0xEC, 0x80 | length + 2]) + bytes(length + 2)
+        data = data[:at] + void + data[at + len(void) :]
+    path.write_bytes(data)
 
 
 def _mux(path: Path, case: Case, numbers: Sequence[int]) -> None:
@@ -212,6 +232,20 @@ def _mux(path: Path, case: Case, numbers: Sequence[int]) -> None:
         packets += stream.encode(None)
         for number, packet in enumerate(packets):
             _touch(packet, number, case)
+            output.mux(packet)
+
+
+def mux_packets(path: Path, codec: str, packets: Sequence[bytes], size: tuple[int, int]) -> None:
+    """Writes packets that were encoded elsewhere, 25 a second."""
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream(codec, rate=25)
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuvj420p"
+        for number, data in enumerate(packets):
+            packet = av.Packet(data)
+            packet.stream, packet.time_base = stream, fractions.Fraction(1, 25)
+            packet.pts = packet.dts = number
+            packet.duration, packet.is_keyframe = 1, True
             output.mux(packet)
 
 

@@ -32,6 +32,7 @@ _MAX_JUMP = 10.0  # likewise, where times may jump by design
 _REORDER = 32  # packets; twice as many as H.264 and HEVC may hold back
 _SPIKE = 8  # packets in a row that may be off the line
 _MOST_FILLED = 1000  # pictures whose time is looked for in holes
+_MAX_TICKS = 1 << 50  # 13 days of nanoseconds; more is no time
 _LISTED = 3  # seams in words
 _COMMON = [
     fractions.Fraction(rate)
@@ -53,8 +54,8 @@ class Packets:
             self.keys.append(len(self.pts))
         if hidden:
             self.hidden.append(len(self.pts))
-        self.pts.append(math.nan if pts is None else pts)
-        self.dts.append(math.nan if dts is None else dts)
+        for times, time in ((self.pts, pts), (self.dts, dts)):
+            times.append(math.nan if time is None or abs(time) > _MAX_TICKS else time)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,14 +98,14 @@ def trace(
     pts = dts if np.isnan(pts).all() else pts
     first = np.argmin(np.isnan(pts if np.isnan(dts).all() else dts))  # before: trimmed
     times = pts.copy()
-    for _ in range(2):  # wild times may have spoilt the line
+    for _ in range(1 + guessed):  # wild times may have spoilt the line
         line = _decoding_times(times, packets.keys) if guessed else dts
         gap = _usual_gap(line)
         line = _without_spikes(line, gap)
         seams = np.flatnonzero(np.diff(line) < -gap / 2) + 1
         bounds = list(itertools.pairwise((0, *seams, len(line))))
         for start, end in bounds:
-            _check_order(times[start:end], line[start:end], gap)
+            _check_order(times[start:end], line[start:end], gap, _REORDER if guessed else 0)
     found = ~np.isnan(times)
     for start, end in bounds:
         _fill(times[max(start, first) : end], line[max(start, first) : end], gap)
@@ -139,7 +140,7 @@ def trace(
 def _usual_gap(line: np.ndarray) -> float:
     """Ticks from one picture to the next, never 0."""
     steps = np.diff(line[~np.isnan(line)])
-    return float(np.median(steps[steps > 0])) if (steps > 0).any() else 1.0
+    return float(_median(steps[steps > 0])) if (steps > 0).any() else 1.0
 
 
 def _decoding_times(pts: np.ndarray, keys: Sequence[int]) -> np.ndarray:
@@ -177,24 +178,30 @@ def _without_spikes(line: np.ndarray, gap: float) -> np.ndarray:
             off[up[-1] : i] = True
         elif down:
             off[i : down[0]] = True
+    if off.all():
+        return np.arange(len(line)) * gap
     return np.interp(np.arange(len(line)), known[~off], values[~off])
 
 
-def _check_order(times: np.ndarray, line: np.ndarray, gap: float) -> None:
-    """Takes away times that no reordering explains, in place; of one part of a file."""
+def _check_order(times: np.ndarray, line: np.ndarray, gap: float, early: int) -> None:
+    """Takes away times that no reordering explains, in place; of one part of a file.
+
+    A picture is not shown before what was decoded `early` packets before it.
+    """
     lead = times - line
-    if np.isnan(lead).all():
+    if len(line) <= _REORDER or np.isnan(lead).all():
         return
     slack = abs(float(np.nanmedian(lead))) + _REORDER / 2 * gap
-    away = np.full(min(_REORDER, len(line)), np.inf)
-    late = times > np.append(line[_REORDER:], away) + slack
-    early = times < np.append(-away, line[:-_REORDER]) - slack
-    times[late | early] = np.nan
+    latest = np.append(line[_REORDER:], np.full(_REORDER, np.inf))
+    earliest = np.append(np.full(early, -np.inf), line[: len(line) - early])
+    times[(times > latest + slack) | (times < earliest - slack)] = np.nan
 
 
 def _fill(times: np.ndarray, line: np.ndarray, gap: float) -> None:
     """Gives pictures without a time that of the nearest hole, in place; of one part of a file."""
     missing = np.flatnonzero(np.isnan(times))
+    if not len(missing):
+        return
     lead = times - line
     lead = 0.0 if np.isnan(lead).all() else float(np.nanmedian(lead))
     taken = np.sort(times[~np.isnan(times)])
@@ -268,6 +275,11 @@ def _taken(rate: fractions.Fraction) -> fractions.Fraction:
     return (rate / every).limit_denominator(1001)
 
 
+def _median(values: np.ndarray) -> float:
+    """One of the values, not the mean of two."""
+    return float(np.sort(values)[(len(values) - 1) // 2])
+
+
 def _rate(
     times: np.ndarray, tick: float, stated: Sequence[fractions.Fraction]
 ) -> tuple[fractions.Fraction, float]:
@@ -276,11 +288,11 @@ def _rate(
     gaps = gaps[gaps > tick / 2]
     if not len(gaps):
         return (stated[0] if stated else fractions.Fraction(30)), 0.0
-    usual, shorter = np.median(gaps), gaps
+    usual, shorter = _median(gaps), gaps
     while len(shorter) > 0.1 * len(gaps):
-        usual = np.median(shorter)
+        usual = _median(shorter)
         shorter = gaps[(gaps < 0.7 * usual) & (gaps < usual - 1.01 * tick)]
-    regular = gaps[np.abs(gaps - usual) < max(0.25 * usual, 1.01 * tick)]
+    regular = gaps[np.abs(gaps - usual) < max(0.35 * usual, 1.01 * tick)]
     seconds, count = float(regular.sum()), len(regular)
     # Rounded times add up; those of a clock that trembles leave the mean unsure.
     trembles = np.ptp(regular) > 2.01 * tick

@@ -27,7 +27,7 @@ MAX_PIXELS = 8e9
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Of a clip; of a frame see `videos.MAX_PIXELS`."""
+    """Of a clip; of a frame see `source.MAX_PIXELS`."""
 
     megabytes: float
     seconds: float

@@ -20,7 +20,7 @@ from av.video.reformatter import VideoReformatter
 
 from vmae_jax.data.build.items import Cut
 from vmae_jax.data.clips import Record
-from vmae_jax.data.videos import MAX_PIXELS, SHORT_SIDE, Source, constant_rate
+from vmae_jax.data.source import MAX_PIXELS, SHORT_SIDE, Source, constant_rate
 
 KEY_FRAME_EVERY = 16  # frames: a training clip decodes at most 15 frames that it does not use
 JPEG_QUALITY = 90

@@ -19,7 +19,8 @@ from vmae_jax.data.curate import gates, hashes, people
 from vmae_jax.data.curate.items import HASHES_PER_SECOND, Clip, CurationError, Examined, Item
 from vmae_jax.data.curate.measure import Measurer, Sample
 from vmae_jax.data.curate.scenes import ClipRules, CutFinder, choose_clips
-from vmae_jax.data.videos import MAX_PIXELS, SHORT_SIDE, Source, VideoError, constant_rate
+from vmae_jax.data.source import MAX_PIXELS, SHORT_SIDE, Source, constant_rate
+from vmae_jax.data.upright import VideoError
 
 _LOOKS_PER_SECOND = 12  # frames that scenes are found by, at least; the rest is only decoded
 _HASHES_PER_SAMPLE = 2  # measurements are slower than hashes, and scores need fewer
