@@ -56,10 +56,11 @@ def test_names_on_both_sides():
     assert (found.numbers, "another order" in found.said) == ((2, 0, 1), True)
     assert class_order.match("ca", "abc").numbers == (2, 0)
     assert class_order.match("abx", "abc") is None
-    few = class_order.match("abcdefghix", "abcdefghij")
+    assert class_order.match("abcdefghix", "abcdefghij") is None
+    few = class_order.match("abcdefghix", "abcdefghij", renamed=True)
     assert few.numbers == tuple(range(10))
     assert "1 of 10 classes have another name ('x' is 'j')" in few.said
-    assert class_order.match("bacdefghix", "abcdefghij") is None
+    assert class_order.match("bacdefghix", "abcdefghij", renamed=True) is None
     assert class_order.conflict("abx", "abc") == ""
     assert "class 1 is 'a', which is its class 0" in class_order.conflict("xa", "ab")
 
