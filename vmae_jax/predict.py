@@ -8,7 +8,7 @@ A clip that cannot be read is reported, and the others still run.
   python -m vmae_jax.predict --checkpoint=runs/mine clip.mp4 more_clips/ 'even/**/more.*'
 
   # a public file, which does not name its classes: one name per line, or a JSON list
-  python -m vmae_jax.predict --checkpoint=vit_b_k400.pth --labels=kinetics400.txt clip.mp4
+  python -m vmae_jax.predict --checkpoint=vit_b_k400.pth --labels=label_map_k400.txt clip.mp4
 
   # as in the papers' tables, which average 5 x 3 views; for a program to read
   python -m vmae_jax.predict --checkpoint=runs/mine --clips=5 --crops=3 --json clips/ > clips.jsonl
