@@ -56,10 +56,11 @@ def test_names_on_both_sides():
     assert (found.numbers, "another order" in found.said) == ((2, 0, 1), True)
     assert class_order.match("ca", "abc").numbers == (2, 0)
     assert class_order.match("abx", "abc") is None
-    few = class_order.match("abcdefghix", "abcdefghij")
+    assert class_order.match("abcdefghix", "abcdefghij") is None
+    few = class_order.match("abcdefghix", "abcdefghij", renamed=True)
     assert few.numbers == tuple(range(10))
     assert "1 of 10 classes have another name ('x' is 'j')" in few.said
-    assert class_order.match("bacdefghix", "abcdefghij") is None
+    assert class_order.match("bacdefghix", "abcdefghij", renamed=True) is None
     assert class_order.conflict("abx", "abc") == ""
     assert "class 1 is 'a', which is its class 0" in class_order.conflict("xa", "ab")
 
@@ -136,3 +137,35 @@ def test_a_head_of_more_classes_is_tested_on_some_of_them(source, misc):
     task, params = finetune.trained(with_settings(config, init_labels=path), str(misc / "none"))
     assert task.label_names == HEAD
     assert params["head"]["kernel"].shape[1] == 5
+
+
+def test_the_reference_s_own_row_maps(shared, monkeypatch, caplog):
+    """They fit data numbered by its lists; of sorted labels only Kinetics-400's, and say so."""
+    misc = shared / "annotations/videomaev2_misc"
+    if not misc.is_dir():
+        pytest.skip("needs VideoMAE V2's label maps in shared/annotations")
+    weights = tiny_weights.random("classifier", FINETUNE.model, classes=710)
+    monkeypatch.setattr(load, "load", lambda path: weights)
+    own = {
+        400: {"hugging baby": "hugging", "sipping cup": "drinking", "dyeing hair": "dying hair"},
+        600: {"throwing ball": "chopping vegetables", "picking apples": "picking fruit"},
+        700: {"throwing ball": "archaeological excavation"},
+    }
+    for version, labels in own.items():
+        path = misc / f"label_710to{version}.json"
+        rows = json.loads(path.read_text())
+        lines = (misc / f"label_map_k{version}.txt").read_text().split("\n")
+        lines = tuple(line.strip() for line in lines if line.strip())
+        config = with_settings(FINETUNE, init_from="k710.pth", classifier={"label_map": str(path)})
+        np.testing.assert_array_equal(fitted(config, weights, lines), of(weights, rows))
+        assert not caplog.records
+        renamed = [labels.get(line, line) for line in lines]
+        if version == 400:
+            np.testing.assert_array_equal(
+                fitted(config, weights, tuple(renamed)), of(weights, rows)
+            )
+            assert "3 of 400 classes have another name" in caplog.text
+            caplog.clear()
+        else:
+            with pytest.raises(ConfigError, match=r"710to.*its rows are .*build the data in the"):
+                fitted(config, weights, tuple(sorted(renamed)))

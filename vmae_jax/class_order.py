@@ -13,11 +13,12 @@ class Match(NamedTuple):
     said: str  # '' where both sides are the same
 
 
-def match(names: Sequence[str], known: Sequence[str]) -> Match | None:
+def match(names: Sequence[str], known: Sequence[str], *, renamed: bool = False) -> Match | None:
     """Finds classes by their names; None where that does not tell.
 
-    A few may be named otherwise if the rest shows that both sides have the same order: some labels
-    of Kinetics-400 have another name in VideoMAE V2's lists.
+    Args:
+      renamed: a few may be named otherwise if the rest shows that both sides have the same order:
+        some labels of Kinetics-400 have another name in VideoMAE V2's lists.
     """
     places = tuple(range(len(names)))
     if tuple(names) == tuple(known):
@@ -30,7 +31,8 @@ def match(names: Sequence[str], known: Sequence[str]) -> Match | None:
             tuple(numbers[n] for n in names), f"{len(names)} classes {order}, by their names"
         )
     in_order = all(numbers.get(name, i) == i for i, name in enumerate(names))
-    if len(names) != len(known) or not in_order or len(others) * _RENAMED > len(names):
+    few = renamed and len(names) == len(known) and len(others) * _RENAMED <= len(names)
+    if not few or not in_order:
         return None
     first = others[0]
     return Match(

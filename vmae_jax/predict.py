@@ -9,7 +9,7 @@ times of one, or with --keep_partial skipped as damaged.
   python -m vmae_jax.predict --checkpoint=runs/mine clip.mp4 more_clips/ 'even/**/more.*'
 
   # a public file, which does not name its classes: one name per line, CSV or JSON
-  python -m vmae_jax.predict --checkpoint=vit_b_k400.pth --labels=kinetics400.txt clip.mp4
+  python -m vmae_jax.predict --checkpoint=vit_b_k400.pth --labels=label_map_k400.txt clip.mp4
 
   # as in the papers' tables, which average 5 x 3 views; for a program to read
   python -m vmae_jax.predict --checkpoint=runs/mine --clips=5 --crops=3 --json clips/ > clips.jsonl

@@ -7,7 +7,7 @@ where the model looked, and with a pre-trained model what it guesses of hidden p
   python -m vmae_jax.demo --checkpoint=runs/mine --pretrained=runs/pretrained
 
   # a public file, which does not name its classes
-  python -m vmae_jax.demo --checkpoint=vit_b_k400.pth --labels=kinetics400.txt
+  python -m vmae_jax.demo --checkpoint=vit_b_k400.pth --labels=label_map_k400.txt
 
   # a pre-trained model alone: no classes, but reconstructions
   python -m vmae_jax.demo --checkpoint=vit_b_hybrid_pt_800e.pth

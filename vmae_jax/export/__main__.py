@@ -4,7 +4,7 @@ r"""Writes a classifier, with its preprocessing, for programs that do not have t
   python -m vmae_jax.export --checkpoint=runs/mine --output=model.stablehlo
 
   # ONNX, for ONNX Runtime, TensorRT, OpenVINO, ...: pip install 'vmae_jax[onnx]'
-  python -m vmae_jax.export --checkpoint=vit_b_k400.pth --labels=kinetics400.txt \
+  python -m vmae_jax.export --checkpoint=vit_b_k400.pth --labels=label_map_k400.txt \
       --output=model.onnx
 
   # what an encoder makes of a clip, for a head of your own

@@ -230,6 +230,8 @@ def _tested(config: Config, found: Weights) -> tuple[tuple[str, ...], str]:
     names = open_dataset(data, config.eval.split).label_names
     if label_map and found.num_classes != len(names):
         rows = initial.label_map(config)
+        if len(rows) == len(names):  # compared where the weights are taken
+            return names, label_map
         if max(rows, default=0) < found.num_classes:
             return initial.named_rows(config, found, rows) or names, label_map
     if not found.label_names and found.num_classes != len(names):

@@ -87,7 +87,7 @@ def _in_order(
             f", in the order of {told}" if told else "",
         )
         return found, rows
-    match = class_order.match(label_names, names)
+    match = class_order.match(label_names, names, renamed=rows is not None)
     if match is None and rows is None:
         same = len(set(label_names) & set(names))
         hint = "; {} are the same: data.build --label_map=FILE takes the head's".format

@@ -60,7 +60,11 @@ class Teacher:
           ConfigError: where it does not know all of them.
         """
         if names and not self.label_names and path != RANDOM:
-            log.warning("%s: its classes have no names: they are taken for the data's", path)
+            log.warning(
+                "config.distill.teacher = %r: its classes have no names: they are taken for the "
+                "data's; a copy by vmae_jax.convert with --labels=FILE has them compared",
+                path,
+            )
         if not (names and self.label_names):
             return self
         try:
