@@ -87,6 +87,7 @@ NAMES = ("run", "jump, high", "10")
         ("a.json", json.dumps(dict(enumerate(NAMES)))),
         ("a.json", json.dumps({name: i for i, name in enumerate(NAMES)})),
         ("a.json", json.dumps({name: str(i) for i, name in enumerate(NAMES)})),
+        ("a.json", json.dumps(dict(enumerate(NAMES, 1)))),
         ("a.json", json.dumps({"id2label": dict(enumerate(NAMES)), "model_type": "videomae"})),
     ],
 )  # fmt: skip
@@ -102,6 +103,7 @@ def test_names_of_classes_in_every_shape(tmp_path, file, text):
         ("a.json", '{"run": 0, "jump": 0}', "'run' and 'jump' are both number 0"),
         ("a.json", '{"run": 0, "jump": null}', "found None for 'jump', expected its number"),
         ("a.json", '["run", "", "jump"]', "class 1 has no name"),
+        ("a.json", '{"run": 0, "run": 1, "jump": 2}', "'run' is there twice"),
         ("a.json", '["run", 1]', "expected a list of names, or an object"),
         ("a.json", "{", "names of classes cannot be read"),
         ("a.csv", "run,jump,sit\n", "found 'run,jump,sit', expected one name a line, or number,na"),

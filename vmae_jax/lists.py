@@ -1,6 +1,7 @@
 """Lists that people write: lines of text, tables, names of classes."""
 
 import codecs
+import collections
 import csv
 import json
 import logging
@@ -205,7 +206,7 @@ def class_names(path: str) -> tuple[str, ...]:
     text = read(path)
     try:
         if text.lstrip()[:1] in ("[", "{"):
-            return of_json(json.loads(text))
+            return of_json(json.loads(text, object_pairs_hook=_unique))
         return _of_text(path, text)
     except ListError as error:
         text = str(error)
@@ -227,9 +228,18 @@ def of_json(value: Any) -> tuple[str, ...]:
     if not isinstance(value, dict) or not value:
         raise ListError("expected a list of names, or an object {name: number} or {number: name}")
     keys, values = list(value), list(value.values())
-    if all(isinstance(name, str) for name in values) and _first_number(keys) == 0:
+    named = all(isinstance(name, str) for name in values)
+    if named and (_first_number(keys) == 0 or _first_number(values) is None):
         return _in_order(zip(keys, values, strict=True))
     return _in_order(zip(values, keys, strict=True))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    counts = collections.Counter(key for key, _ in pairs)
+    twice = next((key for key, count in counts.items() if count > 1), None)
+    if twice is not None:
+        raise ListError(f"{twice!r:.99} is there twice")
+    return dict(pairs)
 
 
 def _of_text(path: str, text: str) -> tuple[str, ...]:

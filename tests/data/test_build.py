@@ -201,7 +201,7 @@ def test_kill_9_leaves_nothing_half_and_a_restart_finishes(videos, reference, tm
     out, flags = tmp_path / "set", ("--labels=folders", "--num_shards=4", "--workers=2")
     draw = random.Random(0)
     killed = 0
-    for _ in range(6):
+    for _ in range(4):
         child = subprocess.Popen(
             command(videos, out, *flags), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

@@ -59,6 +59,7 @@ WANTED = {"1.mp4": "run", "2.mp4": "jump"}
         ("path,label\n1,run\n2,jump\n", ["2 paths are taken .* such as 1 as 1.mp4"]),
         ("path,label\nold/disk/1.mp4,run\nold/disk/2,jump\n", ["old/disk/ is left away", "2 as 2"]),
         ("path,label\n/old/1.mp4,run\n/old/2.mp4,jump\n", ["/old/ is left away"]),
+        ("path,label\nC:\\a\\1.mp4,run\nC:\\a\\2.mp4,jump\n", ["C:/a/ is left away"]),
         ("path,label\n1.mp4,run\n2.mp4,jump\n3.mp4,\n", ["1 rows have no label.*4; left out"]),
     ],
 )  # fmt: skip

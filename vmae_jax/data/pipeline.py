@@ -253,7 +253,8 @@ def check_labels(dataset: Dataset, records: np.ndarray, labels: np.ndarray) -> N
             raise DatasetError(
                 f"{dataset.path}: record {record} ({dataset.source.name(record)}) has {found}, "
                 f"expected one of the {len(dataset.label_names)} classes; build the dataset with "
-                "--labels=folders, or with a CSV that names a label for every video"
+                "--labels=folders, or with a CSV that names a label for every video; "
+                "--empty_labels=drop leaves out those without"
             )
 
 

@@ -192,6 +192,8 @@ def write(tmp_path, content):
 def test_files_are_read(tmp_path):
     assert read_hashtags(write(tmp_path, "\ufeff#Ad\r\npromo, FYP\n\n#a#b\n")) == {
         "ad", "promo", "fyp", "a", "b"}  # fmt: skip
+    assert read_hashtags(write(tmp_path, "a;b|c\u2028d\n".encode("utf-16"))) == set("abcd")
+    assert read_views(write(tmp_path, "Hashtag;Views\ncat;12\n")) == {"cat": 12}
     assert read_synonyms(write(tmp_path, "#Cat,cats,#Kitty\n\ndog,doggo,dog\n")) == {
         "cats": "cat", "kitty": "cat", "doggo": "dog"}  # fmt: skip
     assert read_views(write(tmp_path, "\ufeffHashtag,Views\n#Cat,12\ndog,0\n")) == {
@@ -210,7 +212,7 @@ def test_files_are_read(tmp_path):
         (read_views, "hashtag,views\ncat,1\n#CAT,2\n", "line 3: #cat is there twice"),
         (read_synonyms, "cat,cats\ndog,cat\n", "line 2: #cat is in the group of #cat too"),
         (read_synonyms, "cat,cats\ncats,x\n", "line 2: #cats is in the group of #cat too"),
-        (read_hashtags, b"\xff\xfe", "not a readable CSV in UTF-8"),
+        (read_hashtags, b"a\n\xff\xfa", "line 2: not UTF-8 text"),
         (read_hashtags, "x" * (1 << 18), "not a readable CSV"),
     ],
 )

@@ -16,10 +16,8 @@ COLUMNS = {
         "path", "file_path", "filepath", "video_path", "clip_path", "file_name", "filename",
         "video_name", "clip_name", "file", "video", "clip",
     ),
-    "label": (
-        "label", "label_name", "class_name", "class", "category", "action", "target", "tag",
-    ),
-    "split": ("split", "subset", "partition", "set"),
+    "label": ("label", "label_name", "class_name", "class", "category", "action"),
+    "split": ("split", "subset"),
 }  # fmt: skip
 _EXPECTED = (
     "path,label or path,label,split (in any order and case, perhaps others beside them; separated "
@@ -81,9 +79,9 @@ def located(
     notes = []
     if not found and rows:
         for left_out in _prefixes(rows):
-            inner = {path.removeprefix(left_out): row for path, row in rows.items()}
+            inner = {_slashed(p).removeprefix(left_out): row for p, row in rows.items()}
             found = _find(inner, index, exists)
-            if found:
+            if found and len(inner) == len(rows):
                 notes.append(
                     f"{file}: {left_out} is left away from its paths, as no video is there"
                 )
@@ -131,12 +129,16 @@ def _index(paths: Collection[str]) -> dict[str, set[str]]:
 
 
 def _key(path: str) -> str:
-    return lists.composed(path.replace("\\", "/"))
+    return lists.composed(_slashed(path))
+
+
+def _slashed(path: str) -> str:
+    return path.replace("\\", "/")
 
 
 def _prefixes(paths: Collection[str]) -> list[str]:
     """The folders that all paths begin with, from the outermost on: 'a/', 'a/b/'."""
-    folders = (PurePosixPath(path).parents for path in paths)
+    folders = (PurePosixPath(_slashed(path)).parents for path in paths)
     common = set.intersection(*({f"{p}/" for p in parents} for parents in folders))
     return sorted(common - {"./", "//"}, key=len)
 

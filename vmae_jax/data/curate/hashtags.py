@@ -4,9 +4,9 @@ import collections
 import csv
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-from vmae_jax import special
+from vmae_jax import lists
 from vmae_jax.data.curate.items import CurationError, Item, Removal
 from vmae_jax.data.curate.manifest import parse_hashtags
 
@@ -251,7 +251,7 @@ def read_views(path: str) -> dict[str, int]:
     Raises:
       CurationError: where it cannot be read, or a row is not one hashtag with its views.
     """
-    rows = list(_csv(path))
+    rows = list(_csv(path, ("hashtag",)))
     if not rows or [cell.lower() for cell in rows[0][1]] != ["hashtag", "views"]:
         found = ",".join(rows[0][1])[:100] if rows else ""
         raise CurationError(f"{path}, line 1: found {found!r}, expected the columns hashtag,views")
@@ -270,16 +270,17 @@ def read_views(path: str) -> dict[str, int]:
     return views
 
 
-def _csv(path: str) -> Iterator[tuple[int, list[str]]]:
-    """Line number and cells of the rows that are not blank."""
+def _csv(path: str, columns: Collection[str] = ()) -> Iterator[tuple[int, list[str]]]:
+    """Line number and cells of the rows that are not blank; a header names one of `columns`."""
     try:
-        special.check(path)
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            for row in reader:
-                cells = [cell.strip() for cell in row]
-                if any(cells):
-                    yield reader.line_num, cells
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        why = getattr(error, "strerror", None) or error
-        raise CurationError(f"{path}: not a readable CSV in UTF-8 ({why})") from error
+        lines = lists.lines(lists.read(path))
+        delimiter = lists.delimiter_of(lines[0], columns) if lines else ","
+        reader = csv.reader((f"{line}\n" for line in lines), delimiter=delimiter)
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            if any(cells):
+                yield reader.line_num, cells
+    except lists.ListError as error:
+        raise CurationError(str(error)) from error
+    except csv.Error as error:
+        raise CurationError(f"{path}: not a readable CSV ({error})") from error

@@ -108,8 +108,8 @@ def root_of(manifest: str, root: str | None) -> Root:
 def parse_hashtags(value: Any) -> tuple[str, ...]:
     """Hashtags of a list or text: NFKC, lower case, without '#', sorted, each once.
 
-    White space, commas and '#' separate them; brackets and quotes around them are left away, so
-    that a list that was printed into a cell is read as one.
+    White space, ',', ';', '|' and '#' separate them; brackets and quotes around them are left away,
+    so that a list that was printed into a cell is read as one.
 
     Raises:
       ValueError: where it is neither text nor a list of words.
@@ -119,7 +119,7 @@ def parse_hashtags(value: Any) -> tuple[str, ...]:
         raise ValueError("expected text, or a list of words")
     text = unicodedata.normalize("NFKC", " ".join(map(str, words))).lower()
     text = unicodedata.normalize("NFKC", text)  # lower case may be composed anew
-    names = (name.strip("[]()'\"") for name in re.split(r"[\s,#]+", text))
+    names = (name.strip("[]()'\"") for name in re.split(r"[\s,;|#]+", text))
     # Few names on many rows: one object for each.
     return tuple(sys.intern(name) for name in sorted({*names} - {""}))
 
