@@ -142,8 +142,9 @@ def stream_video(path: str | os.PathLike, short_side: int) -> Iterator[np.ndarra
         def scaled() -> Iterator[tuple[float, np.ndarray]]:
             for time, picture in source:
                 _check_aspect(source, *picture.shape[:2])
-                scale = augment.resize_short_side if short_side else lambda picture, _: picture
-                yield time, scale(picture, short_side)
+                if short_side:
+                    picture = augment.resize_short_side(picture, short_side)
+                yield time, picture
 
         yield from constant_rate(scaled(), source.rate)
         if source.broken:
