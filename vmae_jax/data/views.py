@@ -25,7 +25,7 @@ class PretrainViews:
     length: int  # frames
     size: int  # pixels
     stride: int
-    antialias: bool = False
+    antialias: bool  # of crops that shrink
 
     def __call__(self, record: clips.Record, rng: np.random.Generator) -> np.ndarray:
         start = rng.integers(clips.num_starts(record.num_frames, self.length, self.stride))
