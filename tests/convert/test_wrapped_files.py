@@ -147,8 +147,12 @@ def test_of_several_models_the_usual_one_is_read_unless_another_is_named(tmp_pat
     torch.save({"student": state, "teacher": doubled(state)}, path)
     assert "several models, student; teacher; name one, as --weights_key=student" in refusal(path)
     tiny_weights.same(load.load(path, weights_key="student", **KNOWN), weights)
-    torch.save({"model": {"name": "vit"}, "state_dict": state}, path)
-    tiny_weights.same(load.load(path, **KNOWN), weights)
+    for other in ("state_dict", "net"):
+        torch.save({"model": {"name": "vit"}, other: state}, path)
+        tiny_weights.same(load.load(path, **KNOWN), weights)
+    torch.save({"app": {"model": state, "optim": {}}, "step": 3}, path)  # as PyTorch's tutorials
+    for key in ("", "app.model"):
+        assert ".pth (app.model)" in load.load(path, weights_key=key, **KNOWN).source
     save_file({n: t.numpy() for n, t in state.items()}, tmp_path / "x.safetensors")
     assert "give no --weights_key" in refusal(tmp_path / "x.safetensors", weights_key="model")
 
