@@ -278,6 +278,12 @@ def test_a_folder_s_only_file_is_read_and_of_several_one_is_to_be_named(tmp_path
     torch.save({"state_dict": prefixed(state, "model.")}, lightning / "epoch=0-step=3.ckpt")
     assert f"{lightning}/epoch=0-step=3.ckpt" in refusal(lightning.parent)
     tiny_weights.same(load.load(lightning, **KNOWN), weights)
+    numbered = tmp_path / "other" / "checkpoints" / "1000"
+    numbered.mkdir(parents=True)
+    torch.save(state, numbered / "net.pth")
+    tiny_weights.same(load.load(numbered, **KNOWN), weights)
+    for folder in (numbered.parent, numbered.parents[1]):
+        assert f"{numbered}/net.pth" in refusal(folder)
 
 
 def test_the_insides_of_a_run_name_the_run(tmp_path):
