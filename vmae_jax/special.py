@@ -12,6 +12,13 @@ _KINDS = {
 }
 
 
+class SpecialFileError(OSError):
+    """A path that leads to no file."""
+
+    def __str__(self) -> str:  # without the number that is there for completeness
+        return self.strerror
+
+
 def kind(path: str | os.PathLike) -> str:
     """What a path leads to, where that is neither a file nor a folder; else "".
 
@@ -24,6 +31,6 @@ def kind(path: str | os.PathLike) -> str:
 
 
 def check(path: str | os.PathLike) -> None:
-    """Raises OSError where a path is of such a kind."""
+    """Raises SpecialFileError where a path is of such a kind."""
     if found := kind(path):
-        raise OSError(errno.EINVAL, f"is {found}, expected a file", os.fspath(path))
+        raise SpecialFileError(errno.EINVAL, f"is {found}, expected a file", os.fspath(path))

@@ -147,8 +147,12 @@ def test_of_several_models_the_usual_one_is_read_unless_another_is_named(tmp_pat
     torch.save({"student": state, "teacher": doubled(state)}, path)
     assert "several models, student; teacher; name one, as --weights_key=student" in refusal(path)
     tiny_weights.same(load.load(path, weights_key="student", **KNOWN), weights)
-    torch.save({"model": {"name": "vit"}, "state_dict": state}, path)
-    tiny_weights.same(load.load(path, **KNOWN), weights)
+    for other in ("state_dict", "net"):
+        torch.save({"model": {"name": "vit"}, other: state}, path)
+        tiny_weights.same(load.load(path, **KNOWN), weights)
+    torch.save({"app": {"model": state, "optim": {}}, "step": 3}, path)  # as PyTorch's tutorials
+    for key in ("", "app.model"):
+        assert ".pth (app.model)" in load.load(path, weights_key=key, **KNOWN).source
     save_file({n: t.numpy() for n, t in state.items()}, tmp_path / "x.safetensors")
     assert "give no --weights_key" in refusal(tmp_path / "x.safetensors", weights_key="model")
 
@@ -274,6 +278,12 @@ def test_a_folder_s_only_file_is_read_and_of_several_one_is_to_be_named(tmp_path
     torch.save({"state_dict": prefixed(state, "model.")}, lightning / "epoch=0-step=3.ckpt")
     assert f"{lightning}/epoch=0-step=3.ckpt" in refusal(lightning.parent)
     tiny_weights.same(load.load(lightning, **KNOWN), weights)
+    numbered = tmp_path / "other" / "checkpoints" / "1000"
+    numbered.mkdir(parents=True)
+    torch.save(state, numbered / "net.pth")
+    tiny_weights.same(load.load(numbered, **KNOWN), weights)
+    for folder in (numbered.parent, numbered.parents[1]):
+        assert f"{numbered}/net.pth" in refusal(folder)
 
 
 def test_the_insides_of_a_run_name_the_run(tmp_path):

@@ -197,11 +197,11 @@ def _state(
     """The state dict in what torch.save was given."""
     if not isinstance(content, dict):
         raise ConversionError(f"{path}: holds no dict of tensors")
-    models = [k for k, v in content.items() if isinstance(v, dict) and is_video_mae(v)]
+    models = _models(content, set())
     under = _entry(path, content, models, key)
-    state = content if under is None else content[under]
+    state = models.get(under, content.get(under)) if under else content
     strange = [_word(k) for k, v in state.items() if not isinstance(v, torch_io.Tensor)]
-    if (under is None and strange) or not state:
+    if (not under and strange) or not state:
         raise ConversionError(
             f"{path}: has no dict of tensors under {', '.join(STATES)}, nor is it one; it holds "
             f"{listed(map(_word, content), 10) or 'nothing'}"
@@ -210,38 +210,54 @@ def _state(
         raise ConversionError(f"{path}: among its weights, {listed(strange)} are no tensors")
     args = content.get("args") if under else None
     notes = []
-    others = [_word(k) for k in models if k != under]
-    beside = [_word(k) for k in content if k not in (under, "args")]
+    others = [name for name in models if name != under]
+    beside = [_word(k) for k in content if k not in (under.split(".")[0], "args")]
     if under and beside:
         notes.append(f"not read: {listed(beside, 10)} beside {under}")
     if others:
         notes.append(f"{listed(others, 10)} would be read with {FLAG}={others[0]}")
     settings = vars(args) if type(args).__name__ == "Namespace" else args
-    described = f".pth ({_word(under) if under else 'bare'})"
+    described = f".pth ({under or 'bare'})"
     return state, described, settings if isinstance(settings, dict) else {}, tuple(notes)
 
 
-def _entry(path: str, content: dict, models: list, key: str) -> Any:
+def _models(content: dict, seen: set[int], deep: int = 2) -> dict[str, dict]:
+    """The state dicts of a VideoMAE in a dict, by their keys, with dots where they lie deeper.
+
+    Each dict is looked at once (`seen`): a small pickle can hold one a billion times.
+    """
+    found = {}
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, dict) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if is_video_mae(value):
+            found[_word(key)] = value
+        elif deep:
+            inner = _models(value, seen, deep - 1)
+            found |= {f"{_word(key)}.{name}": state for name, state in inner.items()}
+    return found
+
+
+def _entry(path: str, content: dict, models: dict[str, dict], key: str) -> str:
     """What the weights lie under: `key`, else one of STATES, else the only entry with a model.
 
-    None where the content itself is the state dict.
+    "" where the content itself is the state dict.
     """
     if key:
-        if not isinstance(content.get(key), dict):
-            found = listed(map(_word, models), 10) or "nothing that is a model"
+        if key not in models and not isinstance(content.get(key), dict):
+            found = listed(models, 10) or "nothing that is a model"
             raise ConversionError(f"{path}: {FLAG}={key}: is no dict of tensors; it has {found}")
         return key
-    usual = [k for k in STATES if isinstance(content.get(k), dict)]
-    usual = [k for k in usual if k in models] or usual
-    if usual or not models:
-        return usual[0] if usual else None
-    if len(models) > 1:
-        found = listed(map(_word, models), 10)
+    usual = [k for k in STATES if k in models]
+    if not models or is_video_mae(content):
+        return next((k for k in STATES if isinstance(content.get(k), dict)), "")
+    if not usual and len(models) > 1:
         raise ConversionError(
-            f"{path}: has several models, {found}; name one, as {FLAG}={_word(models[0])} (in "
-            "recipes --config.weights_key)"
+            f"{path}: has several models, {listed(models, 10)}; name one, as "
+            f"{FLAG}={next(iter(models))} (in recipes --config.weights_key)"
         )
-    return models[0]
+    return usual[0] if usual else next(iter(models))
 
 
 def _word(key: Any) -> str:

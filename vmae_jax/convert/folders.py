@@ -20,8 +20,7 @@ def weights(folder: str) -> str:
     """
     names = sorted(os.listdir(folder))
     _refuse_parts(folder, names)
-    _refuse_run(folder)
-    found = [name for name in names if may_hold_weights(name)]
+    found = [name for name in names if _may_hold_weights(name)]
     if len(found) == 1:
         return os.path.join(folder, found[0])
     if found:
@@ -29,11 +28,11 @@ def weights(folder: str) -> str:
             f"{folder}: holds {len(found)} files that may be weights: give one of them, "
             f"{_paths(folder, found)}"
         )
-    below = _below(folder)
-    if below:
+    if deeper := below(folder):
         raise ConversionError(
-            f"{folder}: holds no weights itself; give one of {_paths(folder, below)}"
+            f"{folder}: holds no weights itself; give one of {_paths(folder, deeper)}"
         )
+    _refuse_run(folder)
     raise ConversionError(
         f"{folder}: has no model.safetensors, pytorch_model.bin or other file of weights, and no "
         "checkpoints/ of a run; give a checkpoint file, a Hugging Face model directory or a "
@@ -41,13 +40,13 @@ def weights(folder: str) -> str:
     )
 
 
-def may_hold_weights(name: str) -> bool:
+def _may_hold_weights(name: str) -> bool:
     """Whether a file can be one of weights, by its name."""
     return name.lower().endswith(_SUFFIXES) and not any(part in name.lower() for part in _BESIDE)
 
 
-def _below(folder: str) -> list[str]:
-    """What loads in its subfolders, relative to it."""
+def below(folder: str) -> list[str]:
+    """What may load in a folder and its subfolders, relative to it."""
     found = []
     for parent, subfolders, files in os.walk(folder):
         place = os.path.relpath(parent, folder)
@@ -55,7 +54,7 @@ def _below(folder: str) -> list[str]:
             found.append(place)
             subfolders.clear()
             continue
-        found += [os.path.join(place, name) for name in files if may_hold_weights(name)]
+        found += [os.path.join(place, name) for name in files if _may_hold_weights(name)]
         # As deep as the Hugging Face Hub's cache: snapshots/<revision>
         deep = place.count(os.sep) >= 1
         subfolders[:] = [] if deep else sorted(n for n in subfolders if not n.startswith("."))

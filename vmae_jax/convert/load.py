@@ -110,11 +110,11 @@ def load(
 
 
 def _is_run(path: str) -> bool:
-    """Whether it is a workdir; other programs too have folders checkpoints/, of files."""
+    """Whether it is a workdir: other programs have checkpoints/ too, with files of weights."""
     inside = os.path.join(path, "checkpoints")
     if "://" in path or not os.path.isdir(inside):
         return "://" in path
-    return not any(map(folders.may_hold_weights, os.listdir(inside)))
+    return not folders.below(inside)
 
 
 def _from_workdir(path: str) -> Weights:

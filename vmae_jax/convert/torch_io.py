@@ -38,16 +38,30 @@ DTYPES["bfloat16"] = np.dtype(ml_dtypes.bfloat16)
 
 # What programs keep beside the weights; none of it is imported, and none of its values is kept.
 INERT = {
+    "builtins": (
+        "bool", "complex", "float", "frozenset", "int", "long", "range", "slice", "str", "xrange",
+    ),
     "collections": ("Counter", "deque"),  # of learning-rate schedules and logs
     "datetime": ("date", "datetime", "time", "timedelta", "timezone"),
+    "decimal": ("Decimal",),
+    "easydict": ("EasyDict",),
     "lightning.fabric.utilities.data": ("AttributeDict",),
     "lightning_fabric.utilities.data": ("AttributeDict",),
     "mmengine.logging.history_buffer": ("HistoryBuffer",),
+    "omegaconf.base": ("ContainerMetadata", "Metadata"),
+    "omegaconf.dictconfig": ("DictConfig",),
+    "omegaconf.listconfig": ("ListConfig",),
+    "omegaconf.nodes": (
+        "AnyNode", "BooleanNode", "BytesNode", "FloatNode", "IntegerNode", "PathNode", "StringNode",
+    ),
     "pathlib": (
         "Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath", "WindowsPath",
     ),
     "pytorch_lightning.utilities.parsing": ("AttributeDict",),
     "types": ("SimpleNamespace",),
+    "typing": ("Any",),
+    "uuid": ("UUID",),
+    "yacs.config": ("CfgNode",),
 }  # fmt: skip
 INERT["pathlib._local"] = INERT["pathlib"]  # as Python 3.13 calls it
 
@@ -148,7 +162,7 @@ def _unhashable(load: Callable[[Any], None]) -> Callable[[Any], None]:
 class _Unpickler(pickle._Unpickler):
     """Builds tensors, containers, NumPy scalars and argparse.Namespace, and nothing else.
 
-    Of paths, dates and the like (`INERT`) it keeps nothing.
+    Of paths, dates, settings and the like (`INERT`) it keeps nothing.
 
     The classes and functions named by a pickle are looked up here, never imported. It is the
     unpickler written in Python: that in C makes room for as much as a file claims to hold, and lets
@@ -208,8 +222,8 @@ class _Unpickler(pickle._Unpickler):
             return _Inert
         raise ConversionError(
             f"its pickle asks for {full}; only tensors, containers, NumPy scalars and "
-            "argparse.Namespace are admitted, and paths and dates beside them, so nothing of it "
-            "was run or read; save its state dict alone where you trust it"
+            "argparse.Namespace are admitted, and paths, dates and settings beside them, so "
+            "nothing of it was run or read; save its state dict alone where you trust it"
         )
 
     def _tensor(self, storage: Storage, offset: int, shape: tuple, stride: tuple, *_: Any):
