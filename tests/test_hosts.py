@@ -38,7 +38,8 @@ def whole(tmp_path_factory, dataset):
     assert job.end() == [0, 0], job.outputs
     assert "4 x cpu of 2 processes" in job.outputs[0]
     assert "is done: step 24 of 24" in job.outputs[0]
-    assert "step 1/24" not in job.outputs[1]  # one process speaks
+    assert "24/24  loss" in job.outputs[0]
+    assert "24/24" not in job.outputs[1]  # one process speaks
     return losses(folder)
 
 
