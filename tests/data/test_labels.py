@@ -285,25 +285,11 @@ def test_sound_folders_say_nothing_and_keep_their_order(tmp_path):
     assert len(manifest.videos) == 9
 
 
-# ---- As people sent them ----
-
-
-def test_cases(shared):
-    cases = shared / "cases"
-    six = cases / "06_labels_splitlines"
-    for name, odd in (("ls", "jump\u2028high"), ("nel", "jump\x85high")):
-        assert read_manifest(str(six), str(six / f"{name}.csv")).label_names == (odd, "run", "walk")
-    with pytest.raises(BuildError, match=r"nl.csv, line 2: .* holds a line break"):
-        read_manifest(str(six), str(six / "nl.csv"))
-    found = splits(read_manifest(str(cases / "07_split_folders/tree"), "folders"))
-    assert len(found) == 8
-    assert all(path.split("/")[0] == split for path, split in found.items())
-    for name in ("thumbs", "root"):
-        folder = str(cases / "08_phantom_classes" / name)
-        assert read_manifest(folder, "folders").label_names == ("jump", "run")
-    assert len(read_manifest(str(cases / "09_bom_list/list.txt")).videos) == 3
-    assert len(read_manifest(str(cases / "13_nfd/nfd"), "folders").label_names) == 1
-    for file in sorted((cases / "14_lists").glob("[!lv]*.?sv")):
-        manifest = read_manifest(str(six), str(file))
-        wanted = {"1.mp4": "run", "3.mp4": "jump"} if file.stem == "emptylabel" else WANTED
-        assert labels(manifest) == wanted, file
+def test_a_list_that_names_a_video_again_says_so(tmp_path):
+    root = tree(tmp_path, "1.mp4", "2.mp4")
+    listing = tmp_path / "list.txt"
+    listing.write_text(f"2.mp4\n1.mp4\n./2.mp4\n{root}/2.mp4\n")
+    manifest = read_manifest(str(listing))
+    assert sorted(v.path for v in manifest.videos) == ["1.mp4", "2.mp4"]
+    (said,) = manifest.warnings
+    assert said.endswith("2 lines name a video again, such as 2.mp4; each video is taken once")

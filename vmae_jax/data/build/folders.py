@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from vmae_jax.data import inputs
 from vmae_jax.data.build.items import BuildError
-from vmae_jax.data.videos import Source, VideoError
+from vmae_jax.data.source import Source
+from vmae_jax.data.upright import VideoError
 
 # Folders of this name, in any case, are that split, as torchvision and Hugging Face name them.
 SPLITS = {

@@ -1,6 +1,7 @@
 """Which videos go into a data set, with labels and splits: checked before any work."""
 
 import collections
+import itertools
 import os
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -43,19 +44,17 @@ def read_manifest(
     """
     if split not in (None, "folders"):
         parse_split(split)
-    root, paths = list_paths(videos)
-    rows, warnings = None, []
+    root, paths, warnings = _once(videos, *list_paths(videos))
+    rows = None
     rejected: list[_Rejected] = []
     if labels and labels != "folders":
-        rows, warnings = _rows(labels, root, paths, os.path.isfile(videos))
+        rows, notes = _rows(labels, root, paths, os.path.isfile(videos))
+        warnings += notes
         rejected = [(p, "not labelled", f"no row in {labels}") for p in paths if p not in rows]
-    wanted = paths if rows is None else sorted(rows)
-    found = _stats(root, wanted)
-    missing = [path for path in wanted if path not in found]
-    for path in missing:
-        why = special.kind(os.path.join(root, path))
+    found, missing = _files(root, paths if rows is None else sorted(rows))
+    for path, kind in missing.items():
         rejected.append(
-            (path, "missing file", why or f"named in {rows[path].where if rows else videos}")
+            (path, "missing file", kind or f"named in {rows[path].where if rows else videos}")
         )
     if not found:
         example = f", such as {rejected[-1][0]}" if rejected else ""
@@ -63,8 +62,8 @@ def read_manifest(
             f"{videos}: no video files found ({len(rejected)} left out or missing{example})"
         )
     if missing:
-        count = f"{len(missing)} of {len(wanted)} paths"
-        warnings.append(f"{count} name no file, such as {missing[0]}")
+        count = f"{len(missing)} of {len(missing) + len(found)} paths"
+        warnings.append(f"{count} name no file, such as {next(iter(missing))}")
     names, dropped, more = _names_of(root, found, rows, labels, empty_labels)
     splits, notes = _splits_of(root, names, rows, labels, split)
     beside = [(p, "not in a split folder", "and no video") for p in names if p not in splits]
@@ -84,13 +83,24 @@ def read_manifest(
     )
 
 
-def _stats(root: str, paths: Iterable[str]) -> dict[str, os.stat_result]:
-    files = {path: os.path.join(root, path) for path in paths}
-    return {path: os.stat(file) for path, file in files.items() if os.path.isfile(file)}
+def _files(root: str, paths: Iterable[str]) -> tuple[dict[str, os.stat_result], dict[str, str]]:
+    """What is known of each file, and the paths without one: a FIFO, a device, or '' for nothing."""
+    found, missing = {}, {}
+    for path in paths:
+        file = os.path.join(root, path)
+        if os.path.isfile(file):
+            found[path] = os.stat(file)
+        else:
+            missing[path] = special.kind(file)
+    return found, missing
 
 
 def list_paths(videos: str, leave_out: str = "") -> tuple[str, list[str]]:
-    """Root and paths relative to it ('/' between parts), sorted; a folder in it may be left out."""
+    """Root and paths relative to it ('/' between parts), sorted, as often as a list names them.
+
+    Args:
+      leave_out: a folder that is not searched where it lies in another.
+    """
     source = Path(videos)
     if source.is_dir():
         try:
@@ -110,7 +120,17 @@ def list_paths(videos: str, leave_out: str = "") -> tuple[str, list[str]]:
             f"--videos={videos}: expected a folder, or a text file with one path per line ({error})"
         ) from error
     root = source.resolve().parent
-    return str(root), sorted({_relative(line.strip(), root) for line in lines if line.strip()})
+    return str(root), sorted(_relative(line.strip(), root) for line in lines if line.strip())
+
+
+def _once(videos: str, root: str, listed: list[str]) -> tuple[str, list[str], list[str]]:
+    """The root, each path once, and a line on those that a list names again."""
+    paths = sorted(set(listed))
+    again = [a for a, b in itertools.pairwise(listed) if a == b]
+    if not again:
+        return root, paths, []
+    said = f"{videos}: {len(again)} lines name a video again, such as {again[0]}"
+    return root, paths, [f"{said}; each video is taken once"]
 
 
 def _relative(path: str, root: Path) -> str:
