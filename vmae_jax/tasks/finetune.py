@@ -227,6 +227,8 @@ def _tested(config: Config, found: Weights) -> tuple[tuple[str, ...], str]:
       ConfigError: where the classes have no names of their own, nor are they the data's.
     """
     data, label_map = config.data.dataset, config.classifier.label_map
+    if found.label_names and not label_map:
+        return found.label_names, ""
     names = open_dataset(data, config.eval.split).label_names
     if label_map and found.num_classes != len(names):
         rows = initial.label_map(config)
