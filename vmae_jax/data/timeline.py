@@ -96,16 +96,10 @@ def trace(
     if np.isnan(pts).all() and np.isnan(dts).all():
         dts = np.arange(len(pts)) / float((stated[0] if stated else 30) * time_base)
     pts = dts if np.isnan(pts).all() else pts
+    guessed |= bool(np.isnan(dts).all())
     first = np.argmin(np.isnan(pts if np.isnan(dts).all() else dts))  # before: trimmed
-    times = pts.copy()
-    for _ in range(1 + guessed):  # wild times may have spoilt the line
-        line = _decoding_times(times, packets.keys) if guessed else dts
-        gap = _usual_gap(line)
-        line = _without_spikes(line, gap)
-        seams = np.flatnonzero(np.diff(line) < -gap / 2) + 1
-        bounds = list(itertools.pairwise((0, *seams, len(line))))
-        for start, end in bounds:
-            _check_order(times[start:end], line[start:end], gap, _REORDER if guessed else 0)
+    times, line, gap, seams = _believed(pts, dts, packets.keys, guessed)
+    bounds = list(itertools.pairwise((0, *seams, len(line))))
     found = ~np.isnan(times)
     for start, end in bounds:
         _fill(times[max(start, first) : end], line[max(start, first) : end], gap)
@@ -135,6 +129,21 @@ def trace(
         tuple(map(int, seams)),
         notes,
     )
+
+
+def _believed(
+    pts: np.ndarray, dts: np.ndarray, keys: Sequence[int], guessed: bool
+) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
+    """Times without wild ones, those of decoding, the usual gap, and where times start anew."""
+    times = pts.copy()
+    for _ in range(1 + guessed):  # wild times may have spoilt the line
+        line = _decoding_times(times, keys) if guessed else dts
+        gap = _usual_gap(line)
+        line = _without_spikes(line, gap)
+        seams = np.flatnonzero(np.diff(line) < -gap / 2) + 1
+        for start, end in itertools.pairwise((0, *seams, len(line))):
+            _check_order(times[start:end], line[start:end], gap, _REORDER if guessed else 0)
+    return times, line, gap, seams
 
 
 def _usual_gap(line: np.ndarray) -> float:
