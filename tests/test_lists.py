@@ -32,7 +32,7 @@ def test_names_come_back_from_the_directory_or_are_refused_by_name(names, tmp_pa
     features = tfds.features.FeaturesDict({"label": tfds.features.ClassLabel(names=sound)})
     features.save_config(folder)
     assert (folder / "label.labels.txt").read_bytes() == "".join(f"{n}\n" for n in sound).encode()
-    assert records._label_names(str(folder)) == tuple(sound)
+    assert records.label_names(str(folder)) == tuple(sound)
     again = tfds.features.FeaturesDict.from_config(folder)
     assert again["label"].names == sound
 
@@ -45,7 +45,7 @@ def test_a_dataset_whose_names_do_not_fit_its_classes_is_refused(tmp_path):
     with pytest.raises(
         records.DatasetError, match=r"names 3 classes, features.json has 2: .*build"
     ):
-        records._label_names(str(tmp_path))
+        records.label_names(str(tmp_path))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])

@@ -84,7 +84,7 @@ def read_manifest(
 
 
 def _files(root: str, paths: Iterable[str]) -> tuple[dict[str, os.stat_result], dict[str, str]]:
-    """What is known of each file, and the paths without one: a FIFO, a device, or '' for nothing."""
+    """What is known of each file, and what the other paths are: a FIFO and such; "" = nothing."""
     found, missing = {}, {}
     for path in paths:
         file = os.path.join(root, path)
