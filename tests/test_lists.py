@@ -17,7 +17,7 @@ _ODD = st.sampled_from("\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029\ufeff \t\u3000\u00a
 _NAMES = st.text(st.one_of(st.characters(exclude_categories=[]), _ODD), min_size=1, max_size=5)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(names=st.lists(_NAMES, min_size=1, max_size=6, unique=True))
 def test_names_come_back_from_the_directory_or_are_refused_by_name(names, tmp_path_factory):
     sound = [name for name in names if not lists.fault(name)]

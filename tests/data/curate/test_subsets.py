@@ -4,7 +4,7 @@ import collections
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vmae_jax.data.curate.items import CurationError
@@ -15,7 +15,6 @@ SETS = st.dictionaries(st.text(max_size=5), TAGS, min_size=1, max_size=60)
 
 
 @given(SETS, st.integers(0, 5))
-@settings(deadline=None)
 def test_every_beginning_has_its_shares(hashtags, seed):
     sizes = range(1, len(hashtags) + 1)
     stratum, total = strata(hashtags), collections.Counter(strata(hashtags).values())
