@@ -11,12 +11,12 @@ The rule, the same for every container:
   may jump by design, for more than 10 seconds, as FFmpeg has it.
 - A picture whose time is far off the line, or that has none, is shown in the hole that it left.
   Pictures before the first time of all are left out: they were trimmed.
-- Where gaps differ, but at a common rate every picture is shown once, it is that one: film among the
-  60 fields of NTSC stands for two and for three of them.
+- Where gaps differ, but at a common rate every picture is shown once, it is that one: film among
+  the 60 fields of NTSC stands for two and for three of them.
 - Else the rate is that of the pictures in motion: of the median gap, or of shorter ones where they
-  are more than a tenth. What the file states holds where it fits these gaps to half a picture in all;
-  else the nearest common rate that fits them, else what was measured. At 120 and more, every n-th
-  picture is taken, so that 60 to 120 are left.
+  are more than a tenth. What the file states holds where it fits these gaps to half a picture in
+  all; else the nearest common rate that fits them, else what was measured. At 120 and more, every
+  n-th picture is taken, so that 60 to 120 are left.
 """
 
 import array
