@@ -47,6 +47,7 @@ FLOORS = (
         "data.videos",
         "data.source",
         "data.timeline",
+        "data.fields",
         "data.inputs",
         "data.hdr",
         "data.upright",

@@ -229,6 +229,18 @@ def test_a_folder_named_as_a_split_without_classes_is_a_class(tmp_path):
     assert set(splits(manifest).values()) == {"train"}
 
 
+def test_classes_of_several_folders_are_said(tmp_path):
+    paths = [
+        f"{split}/{name}/{split}.mp4" for split in ("train1", "dev") for name in ("run", "sit")
+    ]
+    said = (
+        "--labels=folders: 2 classes lie in several folders, which make no splits: run, sit; "
+        "the first in dev, train1"
+    )
+    manifest = read_manifest(tree(tmp_path, *paths), "folders")
+    assert (set(splits(manifest).values()), manifest.warnings) == ({"train"}, (said,))
+
+
 def test_a_class_is_a_folder_that_holds_a_video(tmp_path):
     junk = ["README.md", "thumbs/1.jpg", "run/subs/1.srt", "run/subs/data.bin"]
     root = tree(tmp_path, *junk, "jump/1.MP4", "jump/notes.txt", "run/1.webm", "run/slow/1.mp4")

@@ -17,7 +17,7 @@ SLICE = (
     "h264-b7_*.avi", "mpeg4-b2_*.avi", "h264-b16_*_pause.mkv", "h264-b7_*_unsaid.flv",
     "h264-b2_*_trim.mkv", "h264-b2_*_trim.mp4", "h264-b2_*_spike.mp4", "vp9_*_spike.webm",
     "h264-b7_*_joined.mkv", "mpeg2-b2_*_joined.mpg", "h264-b2_*_jump.ts", "vp8_30_clock.webm",
-    "h264_10_constant_stands.mp4", "h264-b2_*.h264",
+    "h264_10_constant_stands.mp4", "h264-b2_*.h264", "h264-b2_*_film.mkv",
 )  # fmt: skip
 
 
@@ -63,7 +63,9 @@ NTSC = fractions.Fraction(30000, 1001)
         ([2.0], [0.5], 1),  # a time lapse: as slow as clips get
         ([1 / 120], [120], 60),  # fast ones: every n-th picture
         ([1 / 90], [90], 90),
-        ([1 / 30, 1 / 20], [24], 30),  # 24 a second, as television shows them
+        ([1 / 30, 1 / 20], [30], 24),  # film, as television shows it: 2 fields, 3 fields
+        ([1001 / 30000, 1001 / 20000], [NTSC], fractions.Fraction(24000, 1001)),
+        ([1 / 30, 1 / 30, 1 / 20, 1 / 30, 1 / 20], [30], 25),
     ],
 )
 def test_the_rate_is_that_of_motion_in_any_container(gaps, stated, rate, tick):

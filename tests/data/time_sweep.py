@@ -94,7 +94,7 @@ class Case:
     container: str
     codec: str
     fps: fractions.Fraction
-    pace: str = "constant"  # or pause, dim, clock
+    pace: str = "constant"  # or pause, dim, clock, film
     fault: str = ""  # or offset, trim, joined, spike, jump, stands, unsaid
     pictures: int = 60
 
@@ -114,11 +114,13 @@ class Case:
         steps = np.ones(n)
         if self.pace == "pause":
             steps[n // 2] = 40
+        if self.pace == "film":  # two fields, three fields
+            steps = np.tile((0.8, 1.2), n)[:n]
         if self.pace == "dim":  # a phone in the dark takes every other picture
             steps[n // 3 : 2 * n // 3] = 2
         if self.fault == "stands":
             steps[n // 2] = 90 * float(self.fps)
-        places = np.cumsum(steps) - 1
+        places = np.cumsum(steps)
         if self.pace == "clock":  # of a recorder in a browser
             places = places + np.random.default_rng(0).uniform(-0.2, 0.2, n).round(2)
         return [float(place) for place in places - places[0]]
@@ -164,6 +166,8 @@ def cases() -> Iterator[Case]:
             if container in ("mp4", "mov", "mkv", "webm") and b:
                 yield Case(container, codec, next(rates), fault="trim")
                 yield Case(container, codec, fractions.Fraction(30), pace="clock")
+            if container in ("mp4", "mkv", "ts") and codec == "h264-b2":
+                yield Case(container, codec, fractions.Fraction(24000, 1001), pace="film")
             if container not in ("frag.mp4", "wmv"):
                 yield Case(container, codec, next(rates), fault="joined")
             if container in ("mp4", "mkv", "webm", "ts") and b:
@@ -221,7 +225,7 @@ def _mux(path: Path, case: Case, numbers: Sequence[int]) -> None:
         stream.width, stream.height = WIDTH, HEIGHT
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.codec_context.time_base = (
-            tick if codec.startswith("lib") and case.pace == "clock" else 1 / case.fps
+            tick if codec.startswith("lib") and case.pace in ("clock", "film") else 1 / case.fps
         )
         stream.time_base = stream.codec_context.time_base
         packets = []

@@ -15,6 +15,7 @@ import av
 import numpy as np
 
 from vmae_jax import special
+from vmae_jax.data.fields import Fields
 from vmae_jax.data.timeline import Packets, Timeline, trace
 from vmae_jax.data.upright import Upright, VideoError
 
@@ -120,9 +121,9 @@ class Source:
         }
         end = 0
         with contextlib.suppress(Exception):  # what is wrong with the file, decoding says
-            for packet in self._container.demux(stream):
-                if packet.size:
-                    end = max(end, (packet.pos or 0) + packet.size)
+            for packet, begins in self._demuxed():
+                end = max(end, (packet.pos or 0) + packet.size)
+                if begins:
                     # AVI has no times of presentation: what FFmpeg gives as such are guesses.
                     pts = packet.dts if form.name == "avi" else packet.pts
                     packets.add(pts, packet.dts, packet.is_keyframe, packet.is_discard)
@@ -232,19 +233,25 @@ class Source:
             reason = "stream breaks" if self.frames else "cannot be decoded"
             self.broken = self.error(reason, _brief(error))
 
+    def _demuxed(self) -> Iterator[tuple[Any, bool]]:
+        """The packets of the stream, and whether each begins a picture."""
+        fields = Fields(self._stream.codec_context)
+        for packet in self._container.demux(self._stream):
+            yield packet, packet.size > 0 and not fields.is_second(packet)
+
     def _packets(self) -> Iterator[Any]:
         """Those of the stream; instead of a time each has the rank of its picture."""
         ranks, number = self.timeline.ranks, 0
         # Where files were joined, their counters need not fit.
         joints = {seam + near for seam in self.timeline.seams for near in range(-3, 2)}
-        for packet in self._container.demux(self._stream):
+        for packet, begins in self._demuxed():
             if packet.size:
-                if number == len(ranks):
+                if begins and number == len(ranks):
                     raise VideoError("stream breaks", "it changed while it was read")
                 if packet.is_corrupt and number not in joints:
                     self._damaged("stream breaks", "a damaged or incomplete packet")
-                packet.pts = int(ranks[number])
-                number += 1
+                number += begins
+                packet.pts = int(ranks[number - 1])
             yield packet
 
     def _decoded(self, packet: Any) -> Iterator[Any]:

@@ -11,10 +11,12 @@ The rule, the same for every container:
   may jump by design, for more than 10 seconds, as FFmpeg has it.
 - A picture whose time is far off the line, or that has none, is shown in the hole that it left.
   Pictures before the first time of all are left out: they were trimmed.
-- The rate is that of the pictures in motion: of the median gap, or of shorter ones where they are
-  more than a tenth. What the file states holds where it fits these gaps to half a picture in all;
-  else the nearest common rate that fits them, else what was measured. At 120 and more, every n-th
-  picture is taken, so that 60 to 120 are left.
+- Where gaps differ, but at a common rate every picture is shown once, it is that one: film among
+  the 60 fields of NTSC stands for two and for three of them.
+- Else the rate is that of the pictures in motion: of the median gap, or of shorter ones where they
+  are more than a tenth. What the file states holds where it fits these gaps to half a picture in
+  all; else the nearest common rate that fits them, else what was measured. At 120 and more, every
+  n-th picture is taken, so that 60 to 120 are left.
 """
 
 import array
@@ -34,6 +36,7 @@ _SPIKE = 8  # packets in a row that may be off the line
 _MOST_FILLED = 1000  # pictures whose time is looked for in holes
 _MAX_TICKS = 1 << 50  # 13 days of nanoseconds; more is no time
 _LISTED = 3  # seams in words
+_CADENCE = 16  # gaps, from which on they may be those of another rate
 _COMMON = [
     fractions.Fraction(rate)
     for rate in (5, 7.5, 8, 10, 12, 12.5, 15, 18, 20, 24, 25, 30, 48, 50, 60, 90, 100, 120, 240)
@@ -289,6 +292,16 @@ def _median(values: np.ndarray) -> float:
     return float(np.sort(values)[(len(values) - 1) // 2])
 
 
+def _even_rate(times: np.ndarray) -> fractions.Fraction | None:
+    """The common rate that shows every picture once, and is the nearest; None = none does."""
+    if len(times) <= _CADENCE:
+        return None
+    numbers, seconds = np.arange(len(times)), times - times[0]
+    lags = {rate: seconds * float(rate) - numbers for rate in (*_COMMON, *_NTSC)}
+    fitting = [rate for rate, lag in lags.items() if (np.floor(lag + 0.5) == 0).all()]
+    return min(fitting, key=lambda rate: np.ptp(lags[rate]), default=None)
+
+
 def _rate(
     times: np.ndarray, tick: float, stated: Sequence[fractions.Fraction]
 ) -> tuple[fractions.Fraction, float]:
@@ -302,6 +315,8 @@ def _rate(
         usual = _median(shorter)
         shorter = gaps[(gaps < 0.7 * usual) & (gaps < usual - 1.01 * tick)]
     regular = gaps[np.abs(gaps - usual) < max(0.35 * usual, 1.01 * tick)]
+    if len(regular) < 0.9 * len(gaps) and (even := _even_rate(times)):
+        return even, (len(times) - 1) / float(times[-1] - times[0])
     seconds, count = float(regular.sum()), len(regular)
     # Rounded times add up; those of a clock that trembles leave the mean unsure.
     trembles = np.ptp(regular) > 2.01 * tick

@@ -67,12 +67,28 @@ def _remarks(held: Collection[str], others: Sequence[str]) -> Iterable[str]:
     inner = sorted(f for f in held if any(str(p) in held for p in PurePosixPath(f).parents))
     if inner:
         yield f"{len(inner)} classes lie in folders of other classes: {_listed(inner)}"
+    homes = _homes(held)
+    several = sorted(name for name in homes if len(homes[name]) > 1)
+    if several:
+        yield (
+            f"{len(several)} classes lie in several folders, which make no splits: "
+            f"{_listed(several)}; the first in {_listed(sorted(homes[several[0]]))}"
+        )
     names = {os.path.basename(folder) for folder in held}
     if {name.lower() for name in names} <= SPLITS.keys():
         yield (
             f"the classes are {_listed(sorted(names))}, as if they were splits; for splits without "
             "classes give --split=folders and no --labels"
         )
+
+
+def _homes(held: Collection[str]) -> dict[str, set[str]]:
+    """The folders that each class lies in, without those that name a split."""
+    homes = collections.defaultdict(set)
+    for folder in held:
+        *parts, name = PurePosixPath(folder).parts
+        homes[name].add(str(PurePosixPath(*(part for part in parts if not _split(part)))))
+    return homes
 
 
 def _holds_video(root: str, files: Sequence[str]) -> bool:
