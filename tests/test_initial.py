@@ -34,7 +34,7 @@ def source(monkeypatch):
 
     def hold(names=()):
         weights = tiny_weights.random("classifier", FINETUNE.model, names=names)
-        monkeypatch.setattr(load, "load", lambda path: weights)
+        monkeypatch.setattr(load, "load", lambda path, weights_key: weights)
         return weights
 
     return hold
@@ -63,6 +63,24 @@ def test_names_on_both_sides():
     assert class_order.match("bacdefghix", "abcdefghij", renamed=True) is None
     assert class_order.conflict("abx", "abc") == ""
     assert "class 1 is 'a', which is its class 0" in class_order.conflict("xa", "ab")
+
+
+def test_names_are_the_same_in_either_form_of_unicode():
+    joined, apart = ("caf\u00e9", "bar"), ("cafe\u0301", "bar")
+    assert class_order.match(joined, apart) == ((0, 1), "")
+    assert class_order.match(joined, apart[::-1]).numbers == (1, 0)
+    assert class_order.unknown((*apart, "pub"), joined) == ["pub"]
+    assert class_order.conflict(joined, apart) == ""
+    assert "class 1 is 'caf\u00e9', which is its class 0" in class_order.conflict(
+        joined[::-1], apart
+    )
+
+
+def test_a_name_that_two_classes_have_tells_neither():
+    assert class_order.match("aba", "aba").numbers == (0, 1, 2)
+    assert class_order.match("ab", "aba") is None
+    assert class_order.unknown("ab", "aba") == ["a"]
+    assert class_order.conflict("aba", "aba") == ""
 
 
 @pytest.mark.parametrize("names", [(), HEAD])
@@ -145,7 +163,7 @@ def test_the_reference_s_own_row_maps(shared, monkeypatch, caplog):
     if not misc.is_dir():
         pytest.skip("needs VideoMAE V2's label maps in shared/annotations")
     weights = tiny_weights.random("classifier", FINETUNE.model, classes=710)
-    monkeypatch.setattr(load, "load", lambda path: weights)
+    monkeypatch.setattr(load, "load", lambda path, weights_key: weights)
     own = {
         400: {"hugging baby": "hugging", "sipping cup": "drinking", "dyeing hair": "dying hair"},
         600: {"throwing ball": "chopping vegetables", "picking apples": "picking fruit"},

@@ -89,7 +89,7 @@ def _in_order(
         return found, rows
     match = class_order.match(label_names, names, renamed=rows is not None)
     if match is None and rows is None:
-        same = len(set(label_names) & set(names))
+        same = len(label_names) - len(class_order.unknown(label_names, names))
         hint = "; {} are the same: data.build --label_map=FILE takes the head's".format
         log.info(
             "  its %d classes have other names: the head starts fresh%s",
