@@ -170,10 +170,13 @@ def test_a_label_map_of_the_head_s_own_size_counts_in_a_test_too(source, tmp_pat
     rows.write_text("[9, 0, 1, 2, 3]")  # of another head, whose rows were taken before
     _, params = finetune.trained(config, str(tmp_path / "none"))
     np.testing.assert_array_equal(params["head"]["kernel"], of(weights, [0, 1, 2, 3, 4]))
-    assert "is left out: it has 5 rows up to 9, the head 5, and" in caplog.text
+    assert "is left out: it does not lead from the 5 classes of k710 to the 5 of" in caplog.text
     rows.write_text("[]")
     with pytest.raises(ConfigError, match=r"label_map: .*expected a JSON list of row numbers"):
         finetune.trained(config, str(tmp_path / "none"))
+    rows.unlink()
+    task, _ = finetune.trained(config, str(tmp_path / "none"))
+    assert task.config.classifier.label_map == ""
 
 
 def test_a_run_whose_teacher_named_no_classes_is_tested_on_as_many(tmp_path, monkeypatch, caplog):

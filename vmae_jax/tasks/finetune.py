@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -234,16 +235,18 @@ def _tested(config: Config, found: Weights) -> tuple[tuple[str, ...], str]:
     label_map, classes = config.classifier.label_map, found.num_classes
     if label_map:
         names = open_dataset(config.data.dataset, config.eval.split).label_names
-        rows, same = initial.label_map(config), classes == len(names)
-        selects = max(rows) < classes
+        same = classes == len(names)
+        # The map that a recipe names may not be there: who only tests a head of the end needs none.
+        rows = [] if same and not os.path.exists(label_map) else initial.label_map(config)
+        selects = max(rows, default=classes) < classes
         if len(rows) == len(names) and (selects or not same):  # compared with the weights taken
             return names, label_map
         if selects and not same:
             return initial.named_rows(config, found, rows) or names, label_map
         log.warning(
-            "config.classifier.label_map = %r: is left out: it has %d rows up to %d, the head %d, "
-            "and %s %d classes",
-            label_map, len(rows), max(rows), classes, config.data.dataset, len(names),
+            "config.classifier.label_map = %r: is left out: it does not lead from the %d classes "
+            "of %s to the %d of %s",
+            label_map, classes, config.init_from, len(names), config.data.dataset,
         )  # fmt: skip
     return found.label_names or _of_data(config, classes, config.init_from), ""
 
