@@ -427,6 +427,9 @@ class Config:
         _one_of("task", self.task, ("pretrain", "finetune", "distill", "probe"))
         _one_of("mode", self.mode, ("train", "eval"))
         _check(self.seed >= 0, "seed", self.seed, "0 or more")
+        for key in ("init_labels", "weights_key"):
+            found = getattr(self, key)
+            _check(not found or self.init_from, key, found, "'' without init_from")
         clips = self.data.batch_size * self.data.views
         _check(
             clips % self.optim.accumulate == 0,
