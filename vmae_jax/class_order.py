@@ -50,9 +50,13 @@ def match(names: Sequence[str], known: Sequence[str], *, renamed: bool = False) 
 
 
 def unknown(names: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Those that are not known, or that two classes have there."""
-    numbers = _numbers(known)
-    return [name for name in names if lists.composed(name) not in numbers]
+    """Those that are not known, and those that two classes have there, marked so."""
+    numbers, there = _numbers(known), set(_composed(known))
+    return [
+        f"{name} (there twice)" if key in there else name
+        for name, key in zip(names, _composed(names), strict=True)
+        if key not in numbers
+    ]
 
 
 def conflict(names: Sequence[str], held: Sequence[str]) -> str:

@@ -226,7 +226,7 @@ def class_numbers(data_names: Sequence[str], model_names: Sequence[str]) -> np.n
     if found is None:
         unknown = class_order.unknown(data_names, model_names)
         raise ConfigError(
-            "the data has classes that the classifier was not trained for, or has twice: "
+            "the data has classes that the classifier was not trained for: "
             f"{class_order.shown(unknown)}; it knows {class_order.shown(model_names)}; build the "
             "data with the classifier's names (--label_map), or select its rows "
             "(config.classifier.label_map)"
