@@ -199,9 +199,8 @@ class ClassifierConfig:
     init_scale: float = 0.001  # of a fresh head
     label_smoothing: float = 0.1
     train_blocks: int = -1  # last blocks to train, with the norm and the head; -1 = everything
-    lora_rank: int = (
-        0  # of low-rank updates to attention, all else but norm and head frozen; 0 = off
-    )
+    # Of low-rank updates to attention, all else but norm and head frozen; 0 = off
+    lora_rank: int = 0
     lora_alpha: float = 16.0  # the update counts lora_alpha / lora_rank
 
     def __post_init__(self):

@@ -86,7 +86,8 @@ class Distill(Finetune):
             raise ConfigError(
                 f"config.distill.teacher = {self.config.distill.teacher!r} tells "
                 f"{teacher.num_classes} classes apart, the student {self.num_classes}"
-                f"{f' ({names})' if names else ''}; give a teacher of the same classes"
+                f"{f' ({names})' if names else ''}; give a teacher of the same "
+                "classes, or a copy with the rows of these: vmae_jax.convert --label_map=FILE"
             )
 
     def init(self, key: jax.Array) -> dict[str, Any]:
