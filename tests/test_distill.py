@@ -41,7 +41,7 @@ class FakeDistill(Distill):
     """Distillation on fake clips, without evaluation."""
 
     def __init__(self, config: Config):
-        super().__init__(config, NAMES, teachers.read(config).for_classes(NAMES, "the file"))
+        super().__init__(config, NAMES, teachers.read(config).for_classes(NAMES, config))
 
     data, report = FakeFinetune.data, FakeFinetune.report
 
@@ -245,15 +245,15 @@ def test_a_teacher_comes_from_any_checkpoint(tmp_path, taught, whole, kind):
 def test_classes_are_matched_by_name(taught):
     config = taught_by(taught)
     teacher = teachers.read(config)
-    turned = teacher.for_classes(("c", "a"), taught)  # it may know more of them
+    turned = teacher.for_classes(("c", "a"), taught_by(taught))  # it may know more of them
     for name, x in teacher.params["head"].items():
         np.testing.assert_array_equal(turned.params["head"][name], x[..., [2, 0]])
     with pytest.raises(ConfigError, match=r"distill.teacher = '.*': .*not trained for: x"):
-        teacher.for_classes(("a", "b", "x"), taught)
+        teacher.for_classes(("a", "b", "x"), taught_by(taught))
     four = with_settings(config, classifier={"num_classes": 4})
     unnamed = dataclasses.replace(teacher, label_names=())
     with pytest.raises(ConfigError, match="tells 3 classes apart, the student 4; give a teacher"):
-        Distill(four, (), unnamed.for_classes(("a", "b", "c", "d"), taught))
+        Distill(four, (), unnamed.for_classes(("a", "b", "c", "d"), config))
 
 
 @pytest.mark.parametrize(("settings", "message"), [

@@ -21,7 +21,7 @@ from tiny_models import CONFIG, checkpoint, random_weights, write_video
 from vmae_jax import feature_files, features
 from vmae_jax import model as model_lib
 from vmae_jax.data.videos import open_video, stream_video
-from vmae_jax.data.views import EvalViews
+from vmae_jax.data.views import EvalViews, Windows
 from vmae_jax.models import layers
 
 LENGTH, SIZE, DIM = CONFIG.num_frames, CONFIG.image_size, 48
@@ -34,7 +34,7 @@ def model():
 
 
 def windows(every=0, stride=1, clips=1, crops=1):
-    return features.Windows(EvalViews(clips, crops, LENGTH, SIZE, "dense", stride), every)
+    return Windows(EvalViews(clips, crops, LENGTH, SIZE, "dense", stride), every)
 
 
 def extract(model, files, out, wanted, form="npy", **options):
@@ -127,6 +127,19 @@ def test_a_whole_video_is_the_mean_of_its_views(model, tmp_path):
     video = model.views(2, 3, stride=2).of_file(open_video(file))
     expected = np.asarray(model.features(model.params, video)).mean(0)
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_folder_of_an_earlier_version_goes_on(model):
+    """Whatever settings came later, by default features are described as they were."""
+    found = features.settings_of(model, windows(every=4), tokens=False)
+    assert sorted(found) == sorted((
+        "weights", "model", "every", "tokens",
+        "clips", "crops", "length", "size", "sampling", "stride", "validation",
+    ))  # fmt: skip
+    assert sorted(found["model"]) == sorted((
+        "variant", "image_size", "num_frames", "tubelet_size", "patch_size", "dtype", "remat",
+        "positions", "norm_eps", "head_norm_eps", "encoder_norm",
+    ))  # fmt: skip
 
 
 def test_tokens(model, tmp_path):

@@ -52,11 +52,10 @@ FLOORS = (
         "data.hdr",
         "data.upright",
     ),
-    ("data.cores", "sharding", "metrics", "viz", "feature_files"),
+    ("data.cores", "sharding", "metrics", "viz", "feature_files", "class_order"),
     (
         "tree",
         "config",
-        "class_order",
         "hosts",
         "hlo",
         "hardware",

@@ -9,8 +9,8 @@ from convert import tiny_weights
 from data.tiny_dataset import clip, write_dataset
 from fakes import FINETUNE, with_settings
 
-from vmae_jax import class_order
-from vmae_jax.config import ConfigError
+from vmae_jax import checkpoint, class_order
+from vmae_jax.config import ConfigError, to_dict
 from vmae_jax.convert import load
 from vmae_jax.tasks import finetune, initial
 
@@ -34,7 +34,7 @@ def source(monkeypatch):
 
     def hold(names=()):
         weights = tiny_weights.random("classifier", FINETUNE.model, names=names)
-        monkeypatch.setattr(load, "load", lambda path: weights)
+        monkeypatch.setattr(load, "load", lambda path, weights_key: weights)
         return weights
 
     return hold
@@ -63,6 +63,22 @@ def test_names_on_both_sides():
     assert class_order.match("bacdefghix", "abcdefghij", renamed=True) is None
     assert class_order.conflict("abx", "abc") == ""
     assert "class 1 is 'a', which is its class 0" in class_order.conflict("xa", "ab")
+
+
+def test_names_are_the_same_in_either_form_of_unicode():
+    joined, apart = ("caf\u00e9", "bar"), ("cafe\u0301", "bar")
+    assert class_order.match(joined, apart) == ((0, 1), "")
+    assert class_order.match(joined, apart[::-1]).numbers == (1, 0)
+    assert class_order.unknown((*apart, "pub"), joined) == ["pub"]
+    assert class_order.conflict(joined, apart) == ""
+    assert "class 0 is 'bar', which is its class 1" in class_order.conflict(joined[::-1], apart)
+
+
+def test_a_name_that_two_classes_have_tells_neither():
+    assert class_order.match("aba", "aba").numbers == (0, 1, 2)
+    assert class_order.match("ab", "aba") is None
+    assert class_order.unknown("abx", "aba") == ["a (there twice)", "x"]
+    assert class_order.conflict("aba", "aba") == ""
 
 
 @pytest.mark.parametrize("names", [(), HEAD])
@@ -139,13 +155,54 @@ def test_a_head_of_more_classes_is_tested_on_some_of_them(source, misc):
     assert params["head"]["kernel"].shape[1] == 5
 
 
+def test_a_label_map_of_the_head_s_own_size_counts_in_a_test_too(source, tmp_path, caplog):
+    weights = source()
+    record = dataclasses.replace(clip(), label=1, label_name="b")
+    data = write_dataset(tmp_path / "data", [record.serialize()] * 3, labels=tuple("abcde"))
+    rows = tmp_path / "rows.json"
+    config = with_settings(
+        FINETUNE, init_from="k710", classifier={"label_map": str(rows)},
+        data={"dataset": data}, eval={"split": "train"},
+    )  # fmt: skip
+    rows.write_text("\ufeff[4, 0, 1, 2, 3]")
+    _, params = finetune.trained(config, str(tmp_path / "none"))
+    np.testing.assert_array_equal(params["head"]["kernel"], of(weights, [4, 0, 1, 2, 3]))
+    rows.write_text("[9, 0, 1, 2, 3]")  # of another head, whose rows were taken before
+    _, params = finetune.trained(config, str(tmp_path / "none"))
+    np.testing.assert_array_equal(params["head"]["kernel"], of(weights, [0, 1, 2, 3, 4]))
+    assert "is left out: it does not lead from the 5 classes of k710 to the 5 of" in caplog.text
+    rows.write_text("[]")
+    with pytest.raises(ConfigError, match=r"label_map: .*expected a JSON list of row numbers"):
+        finetune.trained(config, str(tmp_path / "none"))
+    rows.unlink()
+    task, _ = finetune.trained(config, str(tmp_path / "none"))
+    assert task.config.classifier.label_map == ""
+
+
+def test_a_run_whose_teacher_named_no_classes_is_tested_on_as_many(tmp_path, monkeypatch, caplog):
+    meta = {"config": to_dict(FINETUNE), "label_names": []}
+    monkeypatch.setattr(checkpoint, "exists", lambda workdir: True)
+    monkeypatch.setattr(checkpoint, "load_params", lambda workdir: (meta, {}))
+    record = dataclasses.replace(clip(), label=1, label_name="b")
+    for names in ("abc", "abcd"):
+        write_dataset(tmp_path / names, [record.serialize()] * 3, labels=tuple(names))
+    config = with_settings(FINETUNE, eval={"split": "train"})
+    three = with_settings(config, data={"dataset": str(tmp_path / "abc")})
+    task, _ = finetune.trained(three, "runs/student")
+    assert task.label_names == ("a", "b", "c")
+    assert "runs/student: its classes have no names: they are taken for the data's" in caplog.text
+    four = with_settings(config, data={"dataset": str(tmp_path / "abcd")})
+    with pytest.raises(ConfigError, match=r"tells 3 classes apart, which it does not name; .* 4"):
+        finetune.trained(four, "runs/student")
+
+
 def test_the_reference_s_own_row_maps(shared, monkeypatch, caplog):
     """They fit data numbered by its lists; of sorted labels only Kinetics-400's, and say so."""
     misc = shared / "annotations/videomaev2_misc"
     if not misc.is_dir():
         pytest.skip("needs VideoMAE V2's label maps in shared/annotations")
     weights = tiny_weights.random("classifier", FINETUNE.model, classes=710)
-    monkeypatch.setattr(load, "load", lambda path: weights)
+    monkeypatch.setattr(load, "load", lambda path, weights_key: weights)
     own = {
         400: {"hugging baby": "hugging", "sipping cup": "drinking", "dyeing hair": "dying hair"},
         600: {"throwing ball": "chopping vegetables", "picking apples": "picking fruit"},

@@ -1,9 +1,16 @@
-"""The same classes on two sides, of a head and of data, which may number them in other orders."""
+"""The same classes on two sides, of a head and of data, which may number them in other orders.
 
+Two names are the same as they are to the builder: `lists.composed`.
+"""
+
+import collections
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from vmae_jax import lists
+
 _RENAMED = 10  # one name in so many may be another where all others stand at the same places
+_SHOWN = 5
 
 
 class Match(NamedTuple):
@@ -20,26 +27,36 @@ def match(names: Sequence[str], known: Sequence[str], *, renamed: bool = False) 
       renamed: a few may be named otherwise if the rest shows that both sides have the same order:
         some labels of Kinetics-400 have another name in VideoMAE V2's lists.
     """
+    keys, numbers = _composed(names), _numbers(known)
     places = tuple(range(len(names)))
-    if tuple(names) == tuple(known):
+    if keys == _composed(known):
         return Match(places, "")
-    numbers = {name: i for i, name in enumerate(known)}
-    others = [i for i, name in enumerate(names) if name not in numbers]
+    others = [i for i, key in enumerate(keys) if key not in numbers]
     if not others:
         order = "in another order" if len(names) == len(known) else f"of {len(known)}"
         return Match(
-            tuple(numbers[n] for n in names), f"{len(names)} classes {order}, by their names"
+            tuple(numbers[key] for key in keys), f"{len(names)} classes {order}, by their names"
         )
-    in_order = all(numbers.get(name, i) == i for i, name in enumerate(names))
+    in_order = all(numbers.get(key, i) == i for i, key in enumerate(keys))
     few = renamed and len(names) == len(known) and len(others) * _RENAMED <= len(names)
     if not few or not in_order:
         return None
-    first = others[0]
+    pairs = shown([f"{names[i]!r} is {known[i]!r}" for i in others])
     return Match(
         places,
-        f"{len(others)} of {len(names)} classes have another name ({names[first]!r} is "
-        f"{known[first]!r}): they are told by their places, as all others are at the same",
+        f"{len(others)} of {len(names)} classes have another name ({pairs}): they are told by "
+        "their places, as all others are at the same",
     )
+
+
+def unknown(names: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Those that are not known, and those that two classes have there, marked so."""
+    numbers, there = _numbers(known), set(_composed(known))
+    return [
+        f"{name} (there twice)" if key in there else name
+        for name, key in zip(names, _composed(names), strict=True)
+        if key not in numbers
+    ]
 
 
 def conflict(names: Sequence[str], held: Sequence[str]) -> str:
@@ -47,16 +64,27 @@ def conflict(names: Sequence[str], held: Sequence[str]) -> str:
 
     They may be others, as in another language, but none may stand at two places.
     """
-    numbers = {name: i for i, name in enumerate(held)}
-    for i, name in enumerate(names):
-        if numbers.get(name, i) != i:
+    numbers = _numbers(held)
+    for i, (name, key) in enumerate(zip(names, _composed(names), strict=True)):
+        if numbers.get(key, i) != i:
             return (
                 "is in another order than the names that the checkpoint holds: class "
-                f"{i} is {name!r}, which is its class {numbers[name]}; leave it away to take those"
+                f"{i} is {name!r}, which is its class {numbers[key]}; leave it away to take those"
             )
     return ""
 
 
 def shown(names: Sequence[str]) -> str:
     """The first names of a list."""
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+
+
+def _composed(names: Sequence[str]) -> list[str]:
+    return [lists.composed(name) for name in names]
+
+
+def _numbers(names: Sequence[str]) -> dict[str, int]:
+    """The number of each name; one that two classes have tells neither."""
+    keys = _composed(names)
+    times = collections.Counter(keys)
+    return {key: i for i, key in enumerate(keys) if times[key] == 1}

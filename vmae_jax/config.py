@@ -199,9 +199,8 @@ class ClassifierConfig:
     init_scale: float = 0.001  # of a fresh head
     label_smoothing: float = 0.1
     train_blocks: int = -1  # last blocks to train, with the norm and the head; -1 = everything
-    lora_rank: int = (
-        0  # of low-rank updates to attention, all else but norm and head frozen; 0 = off
-    )
+    # Of low-rank updates to attention, all else but norm and head frozen; 0 = off
+    lora_rank: int = 0
     lora_alpha: float = 16.0  # the update counts lora_alpha / lora_rank
 
     def __post_init__(self):
@@ -427,6 +426,9 @@ class Config:
         _one_of("task", self.task, ("pretrain", "finetune", "distill", "probe"))
         _one_of("mode", self.mode, ("train", "eval"))
         _check(self.seed >= 0, "seed", self.seed, "0 or more")
+        for key in ("init_labels", "weights_key"):
+            found = getattr(self, key)
+            _check(not found or self.init_from, key, found, "'' without init_from")
         clips = self.data.batch_size * self.data.views
         _check(
             clips % self.optim.accumulate == 0,

@@ -224,9 +224,9 @@ def class_numbers(data_names: Sequence[str], model_names: Sequence[str]) -> np.n
         return np.arange(len(data_names))
     found = class_order.match(data_names, model_names)
     if found is None:
-        unknown = [name for name in data_names if name not in model_names]
+        unknown = class_order.unknown(data_names, model_names)
         raise ConfigError(
-            f"the data has classes that the classifier was not trained for: "
+            "the data has classes that the classifier was not trained for: "
             f"{class_order.shown(unknown)}; it knows {class_order.shown(model_names)}; build the "
             "data with the classifier's names (--label_map), or select its rows "
             "(config.classifier.label_map)"

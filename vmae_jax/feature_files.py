@@ -31,9 +31,8 @@ class NpyFile:
     def __init__(self, path: str):
         self._path = path
         folder, name = os.path.split(path)
-        short = hashlib.sha256(os.fsencode(name)).hexdigest()[
-            :16
-        ]  # a name may be as long as can be
+        # A name may be as long as can be.
+        short = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
         self._draft = os.path.join(folder, f".{short}.incomplete")
         self._row: tuple[int, ...] = ()
         self.rows = 0

@@ -45,67 +45,14 @@ from jax.sharding import Mesh
 
 from vmae_jax import cli, command, config, sharding, tree, whole
 from vmae_jax import model as model_lib
-from vmae_jax.data import augment, inputs
-from vmae_jax.data.videos import VideoError, open_video, stream_video
-from vmae_jax.data.views import EvalViews
+from vmae_jax.data import inputs
+from vmae_jax.data.videos import VideoError
+from vmae_jax.data.views import Windows
 from vmae_jax.feature_files import FORMATS, FeatureError, Folder, NpyFile
 from vmae_jax.progress import Progress
 
 _NO_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what ends everything that comes after
 _PIECE = 8  # windows that a thread hands over at once
-
-
-@dataclasses.dataclass(frozen=True)
-class Windows:
-    """Which parts of a video become a feature each."""
-
-    views: EvalViews  # of a whole video, whose mean is its feature; one in a sliding window
-    every: int = 0  # frames from one sliding window to the next; 0 = the whole video
-    keep_partial: bool = False  # go on after damage, see `videos.open_video`
-    preprocessing: str = "evaluation"  # of frames; reference = of the features it released
-
-    @property
-    def pixels(self) -> str:
-        """Type of a window."""
-        return "float32" if self.preprocessing == "reference" else "uint8"
-
-    def __call__(self, path: str, notes: list[str] | None = None) -> Iterator[np.ndarray]:
-        """The windows of a video file, [V, T, S, S, 3] of `pixels` each.
-
-        Args:
-          notes: in the end takes what was put right in its times, or skipped as damaged.
-
-        Raises:
-          VideoError: where it cannot be read to its end, after the windows before.
-        """
-        if self.every:
-            yield from self._sliding(path, notes)
-        else:
-            video = open_video(path, keep_partial=self.keep_partial)
-            if notes is not None:
-                notes += video.notes
-            yield self.views.of_file(video)
-
-    def _frames(self, path: str, notes: list[str] | None) -> Iterator[np.ndarray]:
-        """All frames of a video as the windows have them, [S, S, 3]."""
-        size, middle = self.views.size, dataclasses.replace(self.views, length=1)
-        squashed = self.preprocessing == "reference"
-        short_side = 0 if squashed else size
-        for frame in stream_video(path, short_side, keep_partial=self.keep_partial, notes=notes):
-            yield augment.squash(frame, size) if squashed else middle.cut(frame[None])[0, 0]
-
-    def _sliding(self, path: str, notes: list[str] | None) -> Iterator[np.ndarray]:
-        length, stride = self.views.length, self.views.stride
-        span = (length - 1) * stride + 1
-        latest = collections.deque(maxlen=span)
-        count = 0
-        for frame in self._frames(path, notes):
-            latest.append(frame)
-            count += 1
-            if count >= span and (count - span) % self.every == 0:
-                yield np.stack([latest[i] for i in range(0, span, stride)])[None]
-        if count < span:
-            yield np.stack([latest[min(i, count - 1)] for i in range(0, span, stride)])[None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -307,11 +254,15 @@ def by_names(videos: Sequence[str]) -> dict[str, str]:
 
 
 def settings_of(model: model_lib.Model, windows: Windows, tokens: bool) -> dict[str, Any]:
-    """All that decides the values; preprocessing where it is named, as older folders have none."""
+    """All that decides the values, as folders of earlier versions have it: without model.attention,
+    which changes no result, and with a preprocessing only where it is not evaluation's.
+    """
+    sizes = dataclasses.asdict(model.config)
+    del sizes["attention"]
     named = {"preprocessing": windows.preprocessing}
     return {
         "weights": tree.fingerprint(model.params),
-        "model": dataclasses.asdict(model.config),
+        "model": sizes,
         "every": windows.every,
         **dataclasses.asdict(windows.views),
         "tokens": tokens,

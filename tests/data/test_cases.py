@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vmae_jax import features
 from vmae_jax.convert import files, load
 from vmae_jax.data import clips
 from vmae_jax.data.build import BuildError, build
@@ -16,7 +15,7 @@ from vmae_jax.data.build.manifest import read_manifest
 from vmae_jax.data.build.transcode import Encoding, transcode
 from vmae_jax.data.records import open_dataset
 from vmae_jax.data.videos import open_video, stream_video
-from vmae_jax.data.views import EvalViews
+from vmae_jax.data.views import EvalViews, Windows
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +59,7 @@ def test_the_rate_is_that_of_the_pictures(cases, name):
     assert video.num_frames == 30
     assert video.fps == pytest.approx(30, abs=0.5)
     assert video.shown.tolist() == list(range(30))
-    windows = features.Windows(EvalViews(1, 1, 16, 64, "dense", 1), every=4)
+    windows = Windows(EvalViews(1, 1, 16, 64, "dense", 1), every=4)
     assert sum(1 for _ in windows(str(path))) == 4
 
 

@@ -25,14 +25,12 @@ is ever run; reading needs no PyTorch, writing a .pth does.
 """
 
 import dataclasses
-import json
 import os
-from typing import Any
 
 import numpy as np
 from absl import app, flags
 
-from vmae_jax import class_order, command, special
+from vmae_jax import class_order, command
 from vmae_jax.checkpoint import CheckpointError
 from vmae_jax.config import ConfigError, tower_name
 from vmae_jax.convert import files, save
@@ -115,11 +113,10 @@ def _classes(weights: Weights) -> str:
 def relabelled(weights: Weights, label_map: str | None, labels: str | None) -> Weights:
     """Selects the head's rows, and names the classes."""
     if label_map:
-        rows = _read_json(label_map)
-        valid = isinstance(rows, list) and all(type(row) is int for row in rows)
-        if not valid or not rows or not all(0 <= row < weights.num_classes for row in rows):
+        rows = files.read_rows(label_map)
+        if max(rows) >= weights.num_classes:
             raise ConversionError(
-                f"{label_map}: expected a JSON list of numbers from 0 to below "
+                f"{label_map}: has row {max(rows)}, expected numbers from 0 to below "
                 f"{weights.num_classes}, the classes of --input"
             )
         head = {name: np.take(value, rows, -1) for name, value in weights.params["head"].items()}
@@ -137,15 +134,6 @@ def relabelled(weights: Weights, label_map: str | None, labels: str | None) -> W
             raise ConversionError(f"{labels}: {conflict}")
         weights = dataclasses.replace(weights, label_names=names)
     return weights
-
-
-def _read_json(path: str) -> Any:
-    try:
-        special.check(path)
-        with open(path, encoding="utf-8-sig") as file:
-            return json.load(file)
-    except (OSError, ValueError) as error:
-        raise ConversionError(f"{path}: cannot be read ({error})") from None
 
 
 def main(argv: list[str]) -> None:

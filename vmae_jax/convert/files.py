@@ -299,6 +299,24 @@ def read_names(path: str) -> tuple[str, ...]:
         raise ConversionError(str(error)) from None
 
 
+def read_rows(path: str) -> list[int]:
+    """A label map: a JSON list with a row of a head for each class.
+
+    Raises:
+      ConversionError: if the file is no such list.
+    """
+    try:
+        rows = json.loads(lists.read(path))
+    except lists.ListError as error:
+        raise ConversionError(str(error)) from None
+    except (ValueError, RecursionError) as error:
+        raise ConversionError(f"{path}: is not JSON ({error})") from None
+    valid = isinstance(rows, list) and all(type(row) is int and row >= 0 for row in rows)
+    if not valid or not rows:
+        raise ConversionError(f"{path}: expected a JSON list of row numbers")
+    return rows
+
+
 def _json(path: str) -> Mapping[str, Any]:
     try:
         special.check(path)

@@ -88,25 +88,27 @@ def load(
     except OSError as error:
         raise ConversionError(f"{path}: cannot be read ({error.strerror or error})") from error
     except MemoryError as error:
-        raise ConversionError(f"{path}: its model does not fit into this machine's memory") from (
-            error
-        )
+        raise ConversionError(f"{path}: does not fit into this machine's memory") from error
     except ConversionError as error:
         named = str(error).startswith(path)
         raise ConversionError(str(error) if named else f"{path}: {error}") from error
-    described = f"{layout.described}, {source.described}"
     labels, more = _label_names(source, layout)
-    # As transformers and the original code (in its own spelling) call it.
-    targets = [source.settings.get(key) for key in ("norm_pix_loss", "normlize_target")]
-    plain = layout.kind == "pretrain" and False in targets
+    plain = _has_plain_targets(source, layout)
     notes = (
         *layout.notes,
         *more,
         *["its decoder was trained on plain pixels, not normalised ones"] * plain,
     )
+    described = f"{layout.described}, {source.described}"
     return Weights(
         layout.kind, layout.model, params, labels, described, notes, normalize_target=not plain
     )
+
+
+def _has_plain_targets(source: files.Source, layout: Layout) -> bool:
+    """As transformers and the original code (in its own spelling) call it."""
+    said = [source.settings.get(key) for key in ("norm_pix_loss", "normlize_target")]
+    return layout.kind == "pretrain" and False in said
 
 
 def _is_run(path: str) -> bool:

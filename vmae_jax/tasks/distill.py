@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vmae_jax import class_order
 from vmae_jax.config import Config, ConfigError, for_platform
 from vmae_jax.data.records import open_dataset
 from vmae_jax.models import classifier
@@ -67,7 +68,7 @@ class Distill(Finetune):
         if config.needs_labels or (labelled and config.eval.split):
             plain = super().from_data(config)
             teacher = teachers.read(plain.config)
-            teacher = teacher.for_classes(plain.label_names, config.distill.teacher)
+            teacher = teacher.for_classes(plain.label_names, config)
             return cls(plain.config, plain.label_names, teacher)
         if config.eval.split:
             raise ConfigError(
@@ -81,11 +82,12 @@ class Distill(Finetune):
 
     def _check_classes(self, teacher: teachers.Teacher) -> None:
         if teacher.num_classes != self.num_classes:
-            names = ", ".join(self.label_names[:5]) + (", ..." if self.num_classes > 5 else "")
+            names = class_order.shown(self.label_names)
             raise ConfigError(
                 f"config.distill.teacher = {self.config.distill.teacher!r} tells "
                 f"{teacher.num_classes} classes apart, the student {self.num_classes}"
-                f"{f' ({names})' if names else ''}; give a teacher of the same classes"
+                f"{f' ({names})' if names else ''}; give a teacher of the same "
+                "classes, or a copy with the rows of these: vmae_jax.convert --label_map=FILE"
             )
 
     def init(self, key: jax.Array) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -67,10 +68,10 @@ class Finetune:
             )
         asked = config.classifier.num_classes
         if asked not in (0, len(names)):
-            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
             raise ConfigError(
                 f"config.classifier.num_classes = {asked}: {config.data.dataset} holds "
-                f"{len(names)} classes ({shown}); set it to {len(names)}, or to 0 to count them"
+                f"{len(names)} classes ({class_order.shown(names)}); set it to {len(names)}, or to "
+                "0 to count them"
             )
         check_evaluation(config, names)
         counted = dataclasses.replace(config.classifier, num_classes=len(names))
@@ -187,7 +188,12 @@ def trained(
         log.info("evaluating the last checkpoint of %s", workdir)
         model = _as_trained(saved.model, config.model)
         same = {"model": model, "classifier": saved.classifier, "probe": saved.probe}
-        return make(dataclasses.replace(config, **same), tuple(meta["label_names"])), params
+        names = tuple(meta["label_names"])
+        if not names:  # of a teacher that named none
+            names = _of_data(config, saved.classifier.num_classes, workdir)
+            hint = f"--config.init_from={workdir} --config.init_labels=FILE names them"
+            initial.say_unnamed(config, workdir, names, hint)
+        return make(dataclasses.replace(config, **same), names), params
     if not config.init_from:
         raise ConfigError(
             f"nothing to evaluate: {workdir} has no checkpoint; train first, or give a classifier "
@@ -226,24 +232,37 @@ def _tested(config: Config, found: Weights) -> tuple[tuple[str, ...], str]:
     Raises:
       ConfigError: where the classes have no names of their own, nor are they the data's.
     """
-    data, label_map = config.data.dataset, config.classifier.label_map
-    if found.label_names and not label_map:
-        return found.label_names, ""
-    names = open_dataset(data, config.eval.split).label_names
-    if label_map and found.num_classes != len(names):
-        rows = initial.label_map(config)
-        if len(rows) == len(names):  # compared where the weights are taken
+    label_map, classes = config.classifier.label_map, found.num_classes
+    if label_map:
+        names = open_dataset(config.data.dataset, config.eval.split).label_names
+        same = classes == len(names)
+        # The map that a recipe names may not be there: who only tests a head of the end needs none.
+        rows = [] if same and not os.path.exists(label_map) else initial.label_map(config)
+        selects = max(rows, default=classes) < classes
+        if len(rows) == len(names) and (selects or not same):  # compared with the weights taken
             return names, label_map
-        if max(rows, default=0) < found.num_classes:
+        if selects and not same:
             return initial.named_rows(config, found, rows) or names, label_map
-    if not found.label_names and found.num_classes != len(names):
+        log.warning(
+            "config.classifier.label_map = %r: is left out: it does not lead from the %d classes "
+            "of %s to the %d of %s",
+            label_map, classes, config.init_from, len(names), config.data.dataset,
+        )  # fmt: skip
+    return found.label_names or _of_data(config, classes, config.init_from), ""
+
+
+def _of_data(config: Config, classes: int, head: str) -> tuple[str, ...]:
+    """The data's classes, for a head of as many that does not name them."""
+    data = config.data.dataset
+    names = pipeline.open_labelled(data, config.eval.split).label_names
+    if classes != len(names):
         raise ConfigError(
-            f"config.init_from = {config.init_from!r} tells {found.num_classes} classes apart, "
-            f"which it does not name; {data} has {len(names)} ({class_order.shown(names)}): select "
+            f"{head} tells {classes} classes apart, which it does not name; {data} has "
+            f"{len(names)} ({class_order.shown(names)}): with config.init_from={head}, select "
             "their rows by config.classifier.label_map (label_710to400.json and the like of "
             "VideoMAE V2), or name all classes by config.init_labels"
         )
-    return found.label_names or names, ""
+    return names
 
 
 def _as_trained(saved: ModelConfig, asked: ModelConfig) -> ModelConfig:

@@ -1,7 +1,6 @@
 """The first weights of a run: config.init_from, fitted to the model of the recipe."""
 
 import dataclasses
-import json
 import logging
 import os
 import re
@@ -10,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from vmae_jax import class_order, special
+from vmae_jax import class_order
 from vmae_jax.config import Config, ConfigError
 from vmae_jax.convert import files, fit, load
 from vmae_jax.convert.load import Weights
+from vmae_jax.convert.rules import ConversionError
 from vmae_jax.data import records
 
 log = logging.getLogger(__name__)
@@ -79,17 +79,11 @@ def _in_order(
         return found, rows  # there is nothing to compare
     names = named_rows(config, found, rows)
     if not names:
-        told = records.class_order(config.data.dataset)
-        log.warning(
-            "  its classes have no names: they are taken for the data's, %s%s; with "
-            "config.init_labels=FILE they are compared",
-            class_order.shown(label_names),
-            f", in the order of {told}" if told else "",
-        )
+        say_unnamed(config, config.init_from, label_names, "config.init_labels=FILE names them")
         return found, rows
     match = class_order.match(label_names, names, renamed=rows is not None)
     if match is None and rows is None:
-        same = len(set(label_names) & set(names))
+        same = len(label_names) - len(class_order.unknown(label_names, names))
         hint = "; {} are the same: data.build --label_map=FILE takes the head's".format
         log.info(
             "  its %d classes have other names: the head starts fresh%s",
@@ -112,6 +106,16 @@ def _in_order(
     return found, [taken[i] for i in match.numbers]
 
 
+def say_unnamed(config: Config, head: str, names: Sequence[str], hint: str) -> None:
+    """Warns that a head without names of classes is taken for one of the data's, `names`."""
+    told = records.class_order(config.data.dataset)
+    log.warning(
+        "%s: its classes have no names: they are taken for the data's, %s%s; %s, and then they "
+        "are compared", head, class_order.shown(names), f", in the order of {told}" if told else "",
+        hint,
+    )  # fmt: skip
+
+
 def named_rows(config: Config, found: Weights, rows: list[int] | None) -> tuple[str, ...]:
     """Names of the head's rows that are taken, () where nothing tells.
 
@@ -132,13 +136,6 @@ def label_map(config: Config) -> list[int] | None:
     if not path:
         return None
     try:
-        special.check(path)
-        with open(path) as file:
-            rows = json.load(file)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"config.classifier.label_map = {path!r}: {error}") from error
-    if not isinstance(rows, list) or not all(type(row) is int and row >= 0 for row in rows):
-        raise ConfigError(
-            f"config.classifier.label_map = {path!r}: expected a JSON list of row numbers"
-        )
-    return rows
+        return files.read_rows(path)
+    except ConversionError as error:
+        raise ConfigError(f"config.classifier.label_map: {error}") from None

@@ -20,6 +20,7 @@ from vmae_jax.config import (
 )
 from vmae_jax.convert import fit, load
 from vmae_jax.models import classifier, layers
+from vmae_jax.tasks import initial
 
 log = logging.getLogger(__name__)
 
@@ -50,21 +51,16 @@ class Teacher:
         tokens = module.tokens(patches)
         return jax.lax.stop_gradient((tokens, module.logits(module.pool(tokens))))
 
-    def for_classes(self, names: Sequence[str], path: str) -> "Teacher":
+    def for_classes(self, names: Sequence[str], config: Config) -> "Teacher":
         """The same with the logits of those classes, in their order.
-
-        Args:
-          path: of its file, for errors.
 
         Raises:
           ConfigError: where it does not know all of them.
         """
+        path = config.distill.teacher
         if names and not self.label_names and path != RANDOM:
-            log.warning(
-                "config.distill.teacher = %r: its classes have no names: they are taken for the "
-                "data's; a copy by vmae_jax.convert with --labels=FILE has them compared",
-                path,
-            )
+            hint = "vmae_jax.convert --labels=FILE makes a copy that has some"
+            initial.say_unnamed(config, path, names, hint)
         if not (names and self.label_names):
             return self
         try:
