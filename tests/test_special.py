@@ -27,8 +27,10 @@ def test_lists_of_labels_and_videos_are_not_opened_where_they_are_fifos(tmp_path
     for path in (fifo, str(tmp_path / "link.csv")):
         with pytest.raises(special.SpecialFileError, match=r"^is a FIFO, expected a file$"):
             special.check(path)
-    with pytest.raises(manifest.BuildError, match=r"CSV \(is a FIFO, expected a file\)$"):
+    with pytest.raises(manifest.BuildError, match=r"cannot be read \(is a FIFO, .*\)$"):
         manifest.read_manifest(str(tmp_path), fifo)
+    with pytest.raises(manifest.BuildError, match="is a FIFO, expected a folder or a list"):
+        manifest.read_manifest(fifo)
     with pytest.raises(CurationError, match="is a FIFO"):
         hashtags.read_views(fifo)
     with pytest.raises(CurationError, match="is a FIFO"):

@@ -1,9 +1,9 @@
-"""Compares the classes of a head and of data, which may number them in different orders."""
+"""The same classes on two sides, of a head and of data, which may number them in other orders."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-_RENAMED = 10  # one name in so many may differ if all others have the same number on both sides
+_RENAMED = 10  # one name in so many may be another where all others stand at the same places
 
 
 class Match(NamedTuple):
@@ -14,11 +14,11 @@ class Match(NamedTuple):
 
 
 def match(names: Sequence[str], known: Sequence[str], *, renamed: bool = False) -> Match | None:
-    """Finds the classes of `names` in `known` by name; None if that is not possible.
+    """Finds classes by their names; None where that does not tell.
 
     Args:
-      renamed: accepts a few different names if all others show that both sides have the same
-        order: some labels of Kinetics-400 have another name in VideoMAE V2's lists.
+      renamed: a few may be named otherwise if the rest shows that both sides have the same order:
+        some labels of Kinetics-400 have another name in VideoMAE V2's lists.
     """
     places = tuple(range(len(names)))
     if tuple(names) == tuple(known):
@@ -43,9 +43,9 @@ def match(names: Sequence[str], known: Sequence[str], *, renamed: bool = False) 
 
 
 def conflict(names: Sequence[str], held: Sequence[str]) -> str:
-    """Why `names` cannot name the classes of a head with the names `held`; '' if they can.
+    """What is wrong with names for a head that holds some, in words; '' where nothing is.
 
-    They may be different names, as in another language, but no name may change its number.
+    They may be others, as in another language, but none may stand at two places.
     """
     numbers = {name: i for i, name in enumerate(held)}
     for i, name in enumerate(names):
