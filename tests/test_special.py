@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from vmae_jax import special
+from vmae_jax import recipe_flag, special
 from vmae_jax.data.build import manifest
 from vmae_jax.data.curate import hashtags
 from vmae_jax.data.curate import manifest as curated
@@ -27,12 +27,16 @@ def test_lists_of_labels_and_videos_are_not_opened_where_they_are_fifos(tmp_path
     for path in (fifo, str(tmp_path / "link.csv")):
         with pytest.raises(special.SpecialFileError, match=r"^is a FIFO, expected a file$"):
             special.check(path)
-    with pytest.raises(manifest.BuildError, match=r"CSV \(is a FIFO, expected a file\)$"):
+    with pytest.raises(manifest.BuildError, match=r"cannot be read \(is a FIFO, .*\)$"):
         manifest.read_manifest(str(tmp_path), fifo)
+    with pytest.raises(manifest.BuildError, match="is a FIFO, expected a folder or a list"):
+        manifest.read_manifest(fifo)
     with pytest.raises(CurationError, match="is a FIFO"):
         hashtags.read_views(fifo)
     with pytest.raises(CurationError, match="is a FIFO"):
         curated.read_items(fifo)
+    with pytest.raises(special.SpecialFileError):
+        recipe_flag.parse(["main", f"--config={fifo}:smoke"])
     os.unlink(fifo)
     (tmp_path / "a.mp4").write_bytes(b"x")
     os.mkfifo(tmp_path / "b.mp4")

@@ -29,8 +29,8 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "keep_partial",
         False,
-        "Go on after damage in a video, as players do, and take one that was cut short; what was "
-        "skipped is said.",
+        "Continue after damage in a video, as players do, and accept one that was cut short; what "
+        "was skipped is reported.",
     )
 
 
@@ -69,7 +69,7 @@ def define_model_flags() -> None:
     flags.DEFINE_string(
         "weights_key",
         "",
-        "What the weights lie under in a .pth file, such as model_ema. [found out]",
+        "Entry of a .pth file that holds the weights, such as model_ema. [found out]",
     )
     flags.DEFINE_integer(
         "heads", 0, "Attention heads, where the file does not say. 0 = infer.", lower_bound=0

@@ -27,7 +27,7 @@ Parser = Callable[[list[str]], list[str]]
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Parses the flags of a command. What is wrong ends in one line, asking for help is no error.
+    """Parses the flags of a command. An error is one line; --help exits with status 0.
 
     absl's own parser would print two lines of other words, and exit with 1 after --help.
     """
@@ -64,7 +64,7 @@ class _Plainly(logging.Formatter):
 
 
 class _Once(logging.Filter):
-    """Lets every warning through once, however often it is logged."""
+    """Passes each different warning once."""
 
     def __init__(self):
         super().__init__()
@@ -78,7 +78,7 @@ class _Once(logging.Filter):
 
 
 def speak_plainly() -> None:
-    """Of what this process and its libraries log, warnings and worse go to stderr, each once."""
+    """Sends warnings and errors that this process and its libraries log to stderr, each once."""
     absl_logging.use_absl_handler()
     absl_logging.set_verbosity(absl_logging.WARNING)
     handler = absl_logging.get_absl_handler()

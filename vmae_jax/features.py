@@ -3,8 +3,8 @@ r"""Features of videos: what an encoder makes of them, for other programs to bui
 Takes the same checkpoints and videos as vmae_jax.predict. Writes OUT/<video's name>.npy, float32
 [windows, D] (with --tokens [windows, N, D]), or one OUT/features.parquet with a row per window.
 Stopped or killed, the same command goes on where it was; a video that cannot be read is listed in
-OUT/failures.csv, and the others still run. What was put right in a video's times, or with
---keep_partial skipped as damaged, is in OUT/notes.csv.
+OUT/failures.csv, and the others still run. OUT/notes.csv lists what was corrected in the times of a
+video and, with --keep_partial, what was skipped as damaged.
 
   # one vector per video
   python -m vmae_jax.features --checkpoint=vit_b.pth --out=features/mine videos/
@@ -24,8 +24,8 @@ up with its last frame. Frames are scaled by the short side and cut to the squar
   python -m vmae_jax.features --checkpoint=vit_g.pth --out=features/released --every=4 \
       --preprocessing=reference videos/
 
-The reference's extraction has another way: each whole frame is squashed to a square, whatever its
-shape, and divided by 255; mean and deviation, which training takes from the pixels, stay.
+The reference's extraction works differently: it squashes each whole frame to a square and divides
+it by 255. It does not subtract the mean, nor divide by the deviation, as training does.
 
 Exit status: 0 every video has its features, 1 at least one has not, or nothing could start.
 """

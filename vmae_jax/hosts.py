@@ -75,7 +75,8 @@ def fail(message: str, status: int = 1) -> None:
 
     They could not go on without it, and a farewell would hold back its error until they time out.
     """
-    print(f"\nerror: {message}", file=sys.stderr, flush=True)
+    below = "\n" * sys.stderr.isatty()  # a progress bar
+    print(f"{below}error: {message}", file=sys.stderr, flush=True)
     _exit(status)
 
 

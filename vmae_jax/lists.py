@@ -34,7 +34,7 @@ def read(path: str | os.PathLike) -> str:
     """The text of a file in UTF-8, or in UTF-16 with a byte order mark.
 
     Raises:
-      ListError: where it cannot be read, or is no such text.
+      ListError: if it cannot be read, or is not such text.
     """
     try:
         special.check(path)
@@ -51,8 +51,9 @@ def read(path: str | os.PathLike) -> str:
 
 
 def lines(text: str) -> list[str]:
-    """The lines of a text. CR and LF end one; U+2028, VT and the like, unlike in `splitlines`, do
-    not: they may be part of a name.
+    """The lines of a text. CR, LF and CRLF end a line.
+
+    U+2028, VT and the like do not, unlike in `splitlines`: they may be part of a name.
     """
     found = re.split("\r\n|\r|\n", text)
     return found if found[-1] else found[:-1]
@@ -62,7 +63,7 @@ def lines(text: str) -> list[str]:
 
 
 class Table(NamedTuple):
-    """Rows as (number of the line, cells by column), and what was guessed, a line each."""
+    """Rows as (line number, cells by column), and notes on what was guessed, one line each."""
 
     rows: list[tuple[int, dict[str, str]]]
     notes: tuple[str, ...]
@@ -71,17 +72,18 @@ class Table(NamedTuple):
 def table(
     path: str, columns: Mapping[str, Sequence[str]], needed: Collection[str], expected: str
 ) -> Table:
-    """A table whose header names its columns, in any order and case; a delimiter is one of ,;|
-    and the tab. Rows without any text are left out, and so are other columns.
+    """Reads a table with a header. Columns may be in any order and case.
+
+    The delimiter is a comma, semicolon, bar or tab. Empty rows and other columns are left out.
 
     Args:
       columns: synonyms of each column's name, in lower case with '_'; the first one that the header
         has counts.
       needed: columns that must be there.
-      expected: a header that will do, for the error.
+      expected: an example of a header, for the error.
 
     Raises:
-      ListError: where it is no such table.
+      ListError: if it is not such a table.
     """
     return _table(path, read(path), columns, needed, expected)
 
@@ -120,8 +122,9 @@ def _table(
 
 
 def delimiter_of(header: str, names: Collection[str]) -> str:
-    """The one of ,;| and the tab with which the header of a table has a column of these names in
-    lower case; else the comma.
+    """The delimiter that gives the header of a table a column with one of these names (lower case).
+
+    A comma, a semicolon, a bar or a tab; the comma if none fits.
     """
     for delimiter in _DELIMITERS:
         cells = next(csv.reader([header], delimiter=delimiter), [])
@@ -133,7 +136,7 @@ def delimiter_of(header: str, names: Collection[str]) -> str:
 def _header(
     line: str, columns: Mapping[str, Sequence[str]]
 ) -> tuple[dict[str, int], str, list[str]]:
-    """Places of the columns, the delimiter with which most are there, and all cells."""
+    """Places of the columns, all cells, and the delimiter that finds the most columns."""
     found = []
     for delimiter in _DELIMITERS:
         cells = [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), [])]
@@ -170,10 +173,10 @@ _NUMBERS = {
 
 
 def fault(name: str) -> str:
-    """Why a class cannot have this name, '' where it can.
+    """Why a class cannot have this name, '' if it can.
 
-    A dataset directory holds the names one a line (TFDS's ClassLabel), so that a name is text on
-    one line, without white space around it.
+    A dataset directory holds one name per line (TFDS's ClassLabel). So a name is one line of text,
+    without white space around it.
     """
     if not name.strip():
         return "is empty"
@@ -189,19 +192,19 @@ def fault(name: str) -> str:
 
 
 def composed(name: str) -> str:
-    """What makes two names the same: Unicode's form NFC, without white space around it."""
+    """The form in which names are compared: Unicode NFC, without white space around it."""
     return unicodedata.normalize("NFC", name).strip()
 
 
 def class_names(path: str) -> tuple[str, ...]:
     """Names of classes in the order of their numbers.
 
-    A text file has one a line (empty lines are left out), perhaps with its number beside it, or is
-    a table with a column for the numbers and one for the names. A JSON file is a list of names, an
-    object {name: number} or {number: name}, or a config.json with id2label.
+    A text file has one name per line, with or without its number, or is a table with a column of
+    numbers and one of names; empty lines are left out. A JSON file is a list of names, an object
+    {name: number} or {number: name}, or a config.json with id2label.
 
     Raises:
-      ListError: where it is none of these, or the numbers are not 0 to K - 1.
+      ListError: if it is none of these, or the numbers are not 0 to K - 1.
     """
     text = read(path)
     try:
@@ -219,7 +222,7 @@ def of_json(value: Any) -> tuple[str, ...]:
     """The names of a JSON list, or of an object in either direction; see `class_names`.
 
     Raises:
-      ListError: where it is neither.
+      ListError: if it is neither.
     """
     if isinstance(value, dict):
         value = value.get("id2label") or value.get("label2id") or value
@@ -262,7 +265,7 @@ def _of_text(path: str, text: str) -> tuple[str, ...]:
 
 
 def _column(path: str, found: Sequence[str]) -> list[str]:
-    """The cells of a CSV with one column; a header that says what they are is not one of them."""
+    """The cells of a CSV with one column, without its header if it has one."""
     rows = list(csv.reader(found, delimiter=_header(found[0], _NUMBERS)[1]))
     wide = next((row for row in rows if len(row) != 1), None)
     if wide:
@@ -275,7 +278,7 @@ def _column(path: str, found: Sequence[str]) -> list[str]:
 
 
 def _numbered(found: Sequence[str]) -> list[tuple[str, str]]:
-    """Numbers and names where all lines have both, with each number from 0 or from 1 on."""
+    """(number, name) of each line, if all lines have both and the numbers start at 0 or 1."""
     tables = [list(csv.reader(found, delimiter=delimiter)) for delimiter in _DELIMITERS]
     for rows in (*tables, [line.split(None, 1) for line in found]):
         if all(len(row) == 2 for row in rows):
@@ -286,7 +289,7 @@ def _numbered(found: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _first_number(values: Sequence[Any]) -> int | None:
-    """0 or 1 where the values are all the numbers from there on, in any order."""
+    """The smallest value, if it is 0 or 1 and the values are consecutive, in any order."""
     if not all(map(_is_number, values)):
         return None
     numbers = sorted(map(int, values))

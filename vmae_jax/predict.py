@@ -2,8 +2,8 @@ r"""What is going on in a clip: the five most probable classes of each video.
 
 Takes a run's workdir, a public VideoMAE or VideoMAE V2 checkpoint (.pth, .bin, .safetensors) or a
 Hugging Face directory, and video files of any kind, folders (with their subfolders) and patterns.
-A clip that cannot be read is reported, and the others still run; so is what was put right in the
-times of one, or with --keep_partial skipped as damaged.
+A clip that cannot be read is reported, and the others still run. Corrections in the times of a clip
+are reported too, and with --keep_partial what was skipped as damaged.
 
   # the classes that a run was fine-tuned on
   python -m vmae_jax.predict --checkpoint=runs/mine clip.mp4 more_clips/ 'even/**/more.*'

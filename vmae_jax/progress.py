@@ -1,4 +1,4 @@
-"""How far a command is: a bar on a terminal, elsewhere a line every 30 seconds; on stderr."""
+"""Progress of a command on stderr: a bar on a terminal, elsewhere a line every 30 seconds."""
 
 import datetime
 import sys
@@ -11,15 +11,15 @@ EVERY = 30.0  # seconds between two lines
 
 
 class Progress:
-    """What is done of each step of a command's work, one step after the other."""
+    """Shows the progress of each step of a command, one step after the other."""
 
     def __init__(self, unit: str = "video"):
         self._unit, self._what, self._bar = unit, "", None
 
     def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
-        """`done` of `total` things are done, `note` what else there is to say.
+        """Shows that `done` of `total` things of the step `what` are done, and a note.
 
-        What was done when `what` is heard of first was done before, which is no time of this run.
+        The first call of a step may have done > 0: that was done before, and does not count in ETA.
         """
         if what != self._what:
             self.close()
@@ -66,7 +66,7 @@ class Progress:
         sys.stdout.flush()
 
     def close(self) -> None:
-        """Ends the step: where lines are told, with one of how far it came."""
+        """Ends the step, without a terminal with a last line."""
         if self._bar is not None:
             self._bar.close()
         elif self._what and (self._said or self._note):

@@ -7,7 +7,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from vmae_jax import command
+from vmae_jax import command, special
 from vmae_jax import config as config_lib
 
 flags.disclaim_key_flags()  # --help lists the flag as that of the command
@@ -42,6 +42,9 @@ def config() -> config_lib.Config:
 
 def parse(argv: list[str], expected: str = RECIPES) -> list[str]:
     """Parses the command line; what is wrong with a recipe or a setting ends in one line."""
+    for argument in argv:  # reading a FIFO would hang
+        if argument.startswith("--config="):
+            special.check(argument.partition("=")[2].partition(":")[0])
     try:
         rest = command.parse(argv)
     except config_lib.ConfigError:

@@ -1,4 +1,4 @@
-"""What is no file: FIFOs, sockets and devices are named, and never opened, as that may not end."""
+"""Finds FIFOs, sockets and devices. They are never opened, because reading them may never end."""
 
 import errno
 import os
@@ -13,16 +13,16 @@ _KINDS = {
 
 
 class SpecialFileError(OSError):
-    """A path that leads to no file."""
+    """A path that is a FIFO, a socket, a device or a dangling link."""
 
-    def __str__(self) -> str:  # without the number that is there for completeness
+    def __str__(self) -> str:  # without the error number
         return self.strerror
 
 
 def kind(path: str | os.PathLike) -> str:
-    """What a path leads to, where that is neither a file nor a folder; else "".
+    """What a path is, as "a FIFO", if it is neither a file nor a folder; else "".
 
-    A link that leads nowhere is "a dangling link"; what is not there at all is "".
+    A link to nothing is "a dangling link"; for a path that does not exist the result is "".
     """
     try:
         return _KINDS.get(stat.S_IFMT(os.stat(path).st_mode), "")
@@ -31,6 +31,6 @@ def kind(path: str | os.PathLike) -> str:
 
 
 def check(path: str | os.PathLike) -> None:
-    """Raises SpecialFileError where a path is of such a kind."""
+    """Raises SpecialFileError if a path is neither a file nor a folder, but exists."""
     if found := kind(path):
         raise SpecialFileError(errno.EINVAL, f"is {found}, expected a file", os.fspath(path))

@@ -192,13 +192,15 @@ def test_wrong_arguments_are_one_clear_error(tmp_path):
         ("ssv2:1", {}, "expected ssv2"),
         ("imagenet", {}, "expected one of ucf101, hmdb51, kinetics400"),
         ("ucf101:2", {}, "trainlist02.txt: cannot be read"),
-        ("ucf101:1", {"annotations": None}, r"annotations=None: no such.*ucfTrainTestlist"),
+        ("ucf101:1", {"annotations": None}, r"annotations is missing; .*ucfTrainTestlist"),
         ("ucf101:1", {"videos": "nowhere"}, "videos=nowhere: no such folder.*unrar x UCF101.rar"),
         ("ucf101:1", {"label_map": "a.txt"}, "label_map=a.txt"),
         ("ucf101:1", {"max_missing": 2.0}, "max_missing=2.0"),
-        ("ucf101:1", {"labels": "folders"}, "labels and splits of its own"),
+        ("ucf101:1", {"labels": "folders"}, "its own labels and splits"),
         ("hmdb51:1", {}, "found no file CLASS_test_split1.txt"),
-        ("", {}, "are read with --benchmark only"),
+        ("", {}, "--annotations: is read with --benchmark only"),
+        ("", {"annotations": None, "label_map": "a"}, "--label_map: is read with --benchmark only"),
+        ("", {"annotations": None, "empty_labels": "keep"}, "is read with --labels=TABLE only"),
     ]:
         given = {"videos": str(videos), "annotations": str(lists)} | options
         with pytest.raises(BuildError, match=message):

@@ -267,7 +267,7 @@ def test_other_settings_or_videos_are_refused_by_name(videos, reference, tmp_pat
     report = build(more, out, labels="folders", num_shards=4)  # the same videos elsewhere
     assert [v["path"] for v in report.rejected["not in a class folder"]] == ["thumbs/1.jpg"]
     assert list(report.warnings) == json.loads((out / "report.json").read_text())["warnings"]
-    assert "1 files beside which no video lies are left out" in report.warnings[0]
+    assert "1 files in folders without a video are left out" in report.warnings[0]
     build(videos, out, labels="folders", num_shards=4)
     (more / "zoom_in/new.mp4").write_bytes(b"new")
     os.utime(more / "zoom_out/zoom_out_000.mp4")
@@ -323,7 +323,7 @@ def test_csv_gives_labels_and_splits(videos, tmp_path):
     missing, warning = report.warnings
     assert missing == "1 of 4 paths name no file, such as gone, with a comma.mp4"
     assert "1 rows have no label, such as" in warning
-    assert "line 4; kept, and fine-tuning ends at them" in warning
+    assert "line 4; kept, but fine-tuning stops at them" in warning
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,7 @@ def test_wrong_arguments_are_one_clear_error(videos, tmp_path):
     ]:
         with pytest.raises(BuildError, match=message):
             build(videos, tmp_path / "set", **options)
-    with pytest.raises(BuildError, match="no such folder or list file"):
+    with pytest.raises(BuildError, match="no such folder or list"):
         build(tmp_path / "nowhere", tmp_path / "set")
     with pytest.raises(BuildError, match="lie in no class folder"):
         build(videos / "zoom_in", tmp_path / "set", labels="folders")

@@ -110,7 +110,7 @@ K710_JSON = (
     '{"luge": 0, "sipping cup": 1, "drinking": 1, "archery": 2, "throwing ball": 3, '
     '"chopping vegetables": 3, "zumba": 4}'
 )
-GUESS = "lacks labels of Kinetics-600; by what is left over, 'chopping vegetables' is its 'throwing"
+GUESS = "lacks labels of Kinetics-600; paired by exclusion: 'chopping vegetables' is its 'throwing"
 
 
 @pytest.mark.parametrize("label_map", ["misc", "misc/label_map_k710.txt", "map.csv", "map.json"])
@@ -153,7 +153,7 @@ def test_a_folder_above_that_of_kinetics710_is_not_searched_but_named(tmp_path):
 
 def test_kinetics710_needs_a_label_map_that_fits(tmp_path):
     options = {"videos": K710_VIDEOS, "lists": K710, "tmp_path": tmp_path}
-    with pytest.raises(BuildError, match=r"label_map=None: .*misc of VideoMAE"):
+    with pytest.raises(BuildError, match=r"label_map is missing: .*misc of VideoMAE"):
         read("kinetics710", **options)
     misc = write(tmp_path / "misc", MISC)
     (misc / "label_map_k600.txt").unlink()

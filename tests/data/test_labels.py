@@ -57,9 +57,9 @@ WANTED = {"1.mp4": "run", "2.mp4": "jump"}
         ("path,label,note,\n1.mp4,run,x,\n2.mp4,jump,y,\n", ["2 columns are not read: note, ''"]),
         ("File Name,class\n1.mp4,run\n2.mp4,jump\n", ["columns File Name as path, class as label"]),
         ("path,label\n1,run\n2,jump\n", ["2 paths are taken .* such as 1 as 1.mp4"]),
-        ("path,label\nold/disk/1.mp4,run\nold/disk/2,jump\n", ["old/disk/ is left away", "2 as 2"]),
-        ("path,label\n/old/1.mp4,run\n/old/2.mp4,jump\n", ["/old/ is left away"]),
-        ("path,label\nC:\\a\\1.mp4,run\nC:\\a\\2.mp4,jump\n", ["C:/a/ is left away"]),
+        ("path,label\nold/disk/1.mp4,run\nold/disk/2,jump\n", ["read without old/disk/", "2 as 2"]),
+        ("path,label\n/old/1.mp4,run\n/old/2.mp4,jump\n", ["read without /old/"]),
+        ("path,label\nC:\\a\\1.mp4,run\nC:\\a\\2.mp4,jump\n", ["read without C:/a/"]),
         ("path,label\n1.mp4,run\n2.mp4,jump\n3.mp4,\n", ["1 rows have no label.*4; left out"]),
     ],
 )  # fmt: skip
@@ -79,9 +79,9 @@ def test_tables_that_people_have(three, tmp_path, text, said):
         ("1.mp4,run\n2.mp4,jump\n", "line 1: found '1.mp4,run', expected the columns path,label"),
         ('path,label\n1.mp4,"jump\nhigh"\n2.mp4,run\n', r"line 2: the class 'jump\\nhigh' holds"),
         ('path,label\n1.mp4,run\n2.mp4,"jump\n3.mp4,run\n', "line 3: the class .* holds a line br"),
-        ("path,label\n1.mp4,\n2.mp4,\n", "2 rows have no label, .*line 2; leave --labels away"),
+        ("path,label\n1.mp4,\n2.mp4,\n", "2 rows have no label, .*line 2; leave out --labels"),
         ("path,label\n1,run\n1.mp4,run\n", "line 3: means 1.mp4, as .*line 2 does"),
-        ("path,label\nx/1.mp4,run\ny/2.mp4,jump\n", r"no video files found \(5 left .*such as y/"),
+        ("path,label\nx/1.mp4,run\ny/2.mp4,jump\n", "no video files found; 5 left .*such as y/"),
     ],
 )  # fmt: skip
 def test_tables_that_are_not_plain_name_their_row(three, tmp_path, text, message):
@@ -106,7 +106,7 @@ def test_rows_without_a_label_may_be_kept(three, tmp_path):
     rows = table(tmp_path, "path,label\n1.mp4,run\n2.mp4,\n3.mp4,jump\n")
     manifest = read_manifest(three, rows, empty_labels="keep")
     assert {v.path: v.label for v in manifest.videos} == {"1.mp4": 1, "2.mp4": -1, "3.mp4": 0}
-    assert "line 3; kept, and fine-tuning ends at them" in manifest.warnings[0]
+    assert "line 3; kept, but fine-tuning stops at them" in manifest.warnings[0]
     manifest = read_manifest(three, rows)
     assert ("2.mp4", "not labelled", f"no label in {rows}, line 3") in manifest.rejected
 
@@ -127,7 +127,7 @@ def test_a_file_in_two_splits_and_a_split_without_videos_are_said(tmp_path):
     said = "1 files are linked, 1 into several splits, such as train/run/1.mp4 and val/run/1.mp4"
     assert said in read_manifest(root, "folders").warnings
     warnings = read_manifest(root, split="train:0.9,val:0.1").warnings
-    assert "--split=train:0.9,val:0.1: too few videos, none is for val" in warnings
+    assert "--split=train:0.9,val:0.1: too few videos, no video for val" in warnings
 
 
 def test_the_order_of_equal_numbers_does_not_follow_the_hash_seed(tmp_path):
@@ -181,7 +181,7 @@ def test_split_folders_are_splits(tmp_path):
     assert manifest.label_names == ("jump", "run")
     assert {path for path, *_ in manifest.rejected} == {"README.md", "Train/notes.txt"}
     line = "the folders Train, test, validation are the splits test, train, val; "
-    assert line + "--split=NAME makes them one" in manifest.warnings
+    assert line + "--split=NAME takes all as one" in manifest.warnings
 
 
 def test_a_split_that_is_asked_for_goes_before_the_folders(tmp_path):
@@ -191,7 +191,7 @@ def test_a_split_that_is_asked_for_goes_before_the_folders(tmp_path):
         manifest = read_manifest(root, "folders", given)
         assert set(splits(manifest).values()) == made
         assert manifest.label_names == ("jump", "run")
-        line = f"the folders train, val are no splits here, their videos go to {given} alike"
+        line = f"the folders train, val are not taken as splits, all their videos go to {given}"
         assert manifest.warnings[0].startswith(line)
 
 
@@ -205,7 +205,7 @@ def test_split_folders_without_classes(tmp_path):
     assert manifest.rejected == (("README.md", "not in a split folder", "and no video"),)
     manifest = read_manifest(root, "folders")  # of their videos, these are the classes
     assert manifest.label_names == ("train", "valid")
-    assert "the classes are train, valid, as if they were splits" in manifest.warnings[1]
+    assert "the classes are named train, valid, like splits" in manifest.warnings[1]
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_a_class_is_a_folder_that_holds_a_video(tmp_path):
     assert [path for path, *_ in manifest.rejected] == sorted(junk)
     first, second = manifest.warnings
     assert first == (
-        "--labels=folders: 4 files beside which no video lies are left out, and make no class: "
+        "--labels=folders: 4 files in folders without a video are left out, and make no class: "
         + ", ".join(sorted(junk))
     )
     assert second == "--labels=folders: 1 classes lie in folders of other classes: run/slow"

@@ -89,7 +89,7 @@ def test_pictures_with_wild_or_without_times_are_shown_where_they_belong():
         np.testing.assert_allclose(line.times, times, atol=1e-9)
         assert list(line.ranks) == list(range(80))
         assert line.notes == (
-            f"{len(spoilt)} pictures without a time of their own, or with a wild one",
+            f"{len(spoilt)} pictures without a time of their own, or with a wrong one",
         )
     line = traced([None] * 3 + times)
     assert list(line.ranks[:5]) == [-1, -1, -1, 0, 1]

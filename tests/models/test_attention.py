@@ -108,8 +108,8 @@ def test_a_wish_that_cannot_be_fulfilled_is_said_once(monkeypatch, caplog):
     for _ in range(2):
         attention.attention(q, k, v, "cudnn")
     assert [r.getMessage() for r in caplog.records] == [
-        "config.model.attention = 'cudnn': has no kernel here for 10 tokens, heads of 8, in "
-        "float32; takes xla"
+        "config.model.attention = 'cudnn': no such kernel here for 10 tokens, heads of 8, in "
+        "float32; xla is used instead"
     ]
     assert attention.said() == "attention: xla for 10 tokens"
 

@@ -1,22 +1,22 @@
-"""When each picture of a stream is shown, and at which rate: the times of its packets, put right.
+"""Computes when each picture of a stream is shown, and the rate, from the times of its packets.
 
 The rule, the same for every container:
 
-- The decoder decides the order of the pictures, the packets' times decide when they are shown: the
-  n-th picture has the n-th time. What a container says of the order does not matter (AVI and raw
-  streams say nothing), and neither does how far a codec reorders.
-- A picture stands until the time of the next, as in a player: a pause repeats it.
-- A time line that starts anew (joined files, a recorder's restart) or jumps goes on one picture
-  later. It jumps where a picture would stand for more than an hour; in MPEG-TS and -PS, whose times
-  may jump by design, for more than 10 seconds, as FFmpeg has it.
-- A picture whose time is far off the line, or that has none, is shown in the hole that it left.
-  Pictures before the first time of all are left out: they were trimmed.
-- Where gaps differ, but at a common rate every picture is shown once, it is that one: film among
-  the 60 fields of NTSC stands for two and for three of them.
-- Else the rate is that of the pictures in motion: of the median gap, or of shorter ones where they
-  are more than a tenth. What the file states holds where it fits these gaps to half a picture in
-  all; else the nearest common rate that fits them, else what was measured. At 120 and more, every
-  n-th picture is taken, so that 60 to 120 are left.
+- The decoder decides the order of the pictures. The packets' times decide when they are shown: the
+  n-th picture has the n-th time. The order in the container does not matter (AVI and raw streams
+  have none), and the reorder depth of the codec does not matter either.
+- A picture is shown until the time of the next one, as in a player: a pause repeats it.
+- If the times restart (joined files, a recorder that started again) or jump, the next picture is
+  shown one gap later. A step of more than an hour is a jump; in MPEG-TS and -PS, where times may
+  jump by design, a step of more than 10 seconds is one, as in FFmpeg.
+- A picture without a time, or with a time far off the others, is shown in the gap that it left.
+  Pictures before the first known time are left out: they were trimmed.
+- If the gaps differ, but a common rate shows every picture once, that is the rate: film in NTSC's
+  cadence stands for two and for three fields.
+- Else the rate is that of the pictures in motion: of the median gap, or of shorter gaps if they are more
+  than a tenth of all. The stated rate is taken if it misses at most half a picture over these gaps;
+  else the nearest common rate that fits, else the measured one. At 120 fps and more, every n-th
+  picture is taken, so that 60 to 120 fps are left.
 """
 
 import array
@@ -29,7 +29,7 @@ from collections.abc import Sequence
 import numpy as np
 
 _MIN_FPS, _MAX_FPS = 1, 60
-_MAX_PAUSE = 3600.0  # seconds that a picture may stand
+_MAX_PAUSE = 3600.0  # seconds that a picture may be shown
 _MAX_JUMP = 10.0  # likewise, where times may jump by design
 _REORDER = 32  # packets; twice as many as H.264 and HEVC may hold back
 _SPIKE = 8  # packets in a row that may be off the line
@@ -45,12 +45,12 @@ _NTSC = [fractions.Fraction(1000 * rate, 1001) for rate in (12, 15, 24, 30, 48, 
 
 
 class Packets:
-    """Takes note of a stream's packets, in the order of the file."""
+    """Collects the times of a stream's packets, in the order of the file."""
 
     def __init__(self):
-        self.pts, self.dts = array.array("d"), array.array("d")  # ticks; NaN = not said
-        self.keys: list[int] = []  # numbers of those that need no other
-        self.hidden: list[int] = []  # likewise that are decoded, not shown
+        self.pts, self.dts = array.array("d"), array.array("d")  # ticks; NaN = unknown
+        self.keys: list[int] = []  # numbers of the packets with a key frame
+        self.hidden: list[int] = []  # likewise of those that are decoded, but not shown
 
     def add(self, pts: int | None, dts: int | None, key: bool, hidden: bool) -> None:
         if key:
@@ -88,8 +88,8 @@ def trace(
     Args:
       time_base: seconds of a tick.
       stated: rates that the file states, the likeliest first.
-      guessed: times of decoding are not of the file.
-      may_jump: times of this kind of file jump where nothing stands still.
+      guessed: the decoding times do not come from the file.
+      may_jump: in this kind of file times may jump without a pause.
     """
     pts, dts = np.array(packets.pts), np.array(packets.dts)
     tick = float(time_base)
@@ -137,7 +137,7 @@ def trace(
 def _believed(
     pts: np.ndarray, dts: np.ndarray, keys: Sequence[int], guessed: bool
 ) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
-    """Times without wild ones, those of decoding, the usual gap, and where times start anew."""
+    """Times without wrong ones, decoding times, the usual gap, and the restarts of the times."""
     times = pts.copy()
     for _ in range(1 + guessed):  # wild times may have spoilt the line
         line = _decoding_times(times, keys) if guessed else dts
@@ -156,9 +156,9 @@ def _usual_gap(line: np.ndarray) -> float:
 
 
 def _decoding_times(pts: np.ndarray, keys: Sequence[int]) -> np.ndarray:
-    """Times that ascend in the order of the file, as long as those of presentation are sound.
+    """Times that ascend in the order of the file, if the presentation times are sound.
 
-    For what is decoded before a key picture is shown before what is decoded after it.
+    Pictures that are decoded before a key frame are shown before those that are decoded after it.
     """
     line = pts.copy()
     for start, end in itertools.pairwise((0, *keys, len(pts))):
@@ -168,9 +168,9 @@ def _decoding_times(pts: np.ndarray, keys: Sequence[int]) -> np.ndarray:
 
 
 def _without_spikes(line: np.ndarray, gap: float) -> np.ndarray:
-    """The line without the few times that leave it, after which it goes on as if without them.
+    """The decoding times without short excursions, after which they go on as before.
 
-    These, and others that are missing, lie evenly between their neighbours.
+    Removed and missing times are interpolated between their neighbours.
     """
     known = np.flatnonzero(~np.isnan(line))
     values = line[known]
@@ -196,9 +196,9 @@ def _without_spikes(line: np.ndarray, gap: float) -> np.ndarray:
 
 
 def _check_order(times: np.ndarray, line: np.ndarray, gap: float, early: int) -> None:
-    """Takes away times that no reordering explains, in place; of one part of a file.
+    """Sets times to NaN, in place, that no reordering explains; for one part of a file.
 
-    A picture is not shown before what was decoded `early` packets before it.
+    A picture is not shown before one that was decoded `early` packets before it.
     """
     lead = times - line
     if len(line) <= _REORDER or np.isnan(lead).all():
@@ -210,7 +210,7 @@ def _check_order(times: np.ndarray, line: np.ndarray, gap: float, early: int) ->
 
 
 def _fill(times: np.ndarray, line: np.ndarray, gap: float) -> None:
-    """Gives pictures without a time that of the nearest hole, in place; of one part of a file."""
+    """Gives pictures without a time the nearest free time, in place; for one part of a file."""
     missing = np.flatnonzero(np.isnan(times))
     if not len(missing):
         return
@@ -228,7 +228,7 @@ def _fill(times: np.ndarray, line: np.ndarray, gap: float) -> None:
 
 
 def _nearest_hole(taken: np.ndarray, near: float, gap: float) -> float:
-    """A time beside `near`, one picture away from its neighbours where there is such a hole."""
+    """The time nearest to `near` that is one gap away from its neighbours, if there is a hole."""
     first, last = np.searchsorted(taken, (near - _REORDER * gap, near + _REORDER * gap))
     window = taken[first : last + 1]
     holes = np.flatnonzero(np.diff(window) > 1.5 * gap)
@@ -243,7 +243,7 @@ def _nearest_hole(taken: np.ndarray, near: float, gap: float) -> float:
 def _join(
     times: np.ndarray, shown: np.ndarray, bounds: Sequence[tuple[int, int]], gap: float
 ) -> None:
-    """Shifts each part of a file, so that it begins one picture after the part before."""
+    """Shifts each part of a file, so that it begins one gap after the part before it."""
     latest = None
     for start, end in bounds:
         here = times[start:end][shown[start:end]]
@@ -273,7 +273,7 @@ def _notes(
     if missing:
         notes.append(f"{missing} pictures before its first time left out")
     if moved:
-        notes.append(f"{moved} pictures without a time of their own, or with a wild one")
+        notes.append(f"{moved} pictures without a time of their own, or with a wrong one")
     return tuple(notes)
 
 
@@ -281,7 +281,7 @@ def _notes(
 
 
 def _taken(rate: fractions.Fraction) -> fractions.Fraction:
-    """That of the clips of a video: every n-th picture of a fast one."""
+    """The rate of a video's clips: of a fast video every n-th picture is taken."""
     rate = max(rate, fractions.Fraction(_MIN_FPS))
     every = max(1, math.floor(rate / _MAX_FPS + fractions.Fraction(1, 100)))  # 119.88 is as 120
     return (rate / every).limit_denominator(1001)
@@ -305,7 +305,7 @@ def _even_rate(times: np.ndarray) -> fractions.Fraction | None:
 def _rate(
     times: np.ndarray, tick: float, stated: Sequence[fractions.Fraction]
 ) -> tuple[fractions.Fraction, float]:
-    """Pictures per second in motion: what is likely meant, and what was measured."""
+    """Pictures per second in motion: the stated or nearest common rate, and the measured one."""
     gaps = np.diff(times)
     gaps = gaps[gaps > tick / 2]
     if not len(gaps):

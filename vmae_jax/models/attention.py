@@ -1,4 +1,4 @@
-"""Attention, computed in the way that suits the device; every way gives the same to rounding.
+"""Attention, computed in the way that suits the device. All ways agree up to rounding.
 
 Shapes: B samples, H heads, N tokens, K head width.
 
@@ -6,23 +6,23 @@ Shapes: B samples, H heads, N tokens, K head width.
   cudnn   cuDNN's flash attention for GPUs, in bfloat16
   xla     two einsums, whose backward pass computes the weights again; everywhere
 
-`choose` takes one by the setting model.attention, the device and the size. What auto takes:
+`choose` decides by the setting model.attention, the device and the size. The choice of auto:
 
   device                                                     tokens         way
   TPU                                                        1024 and more  pallas
   GPU of compute capability 9.x, 10.x (H100, H200, B200)     any            cudnn
   other GPUs from 8.0 on (A100, A10G, L40S, RTX 30 to 50)    512 and more   cudnn
-  all others, and what a kernel does not take                any            xla
+  all others, and inputs that a kernel does not support      any            xla
 
 Why: against the FlashAttention-2 of PyTorch, cuDNN is 1.7 to 2.3 times as fast on an H100, as fast
 on an L40S (8.9), and slower on an A10G (8.6; 0.93), an RTX PRO 6000 (12.0; 0.88) and an A100 (8.0;
 0.82) [1]; others found 0.87 on 8.0, 1.04 on 8.6 and 1.16 on 8.9 for forward and backward [2]. It
 makes whole training steps 1.12 times as fast on a B200 (10.0) [3]. JAX has no FlashAttention-2, and
-its Triton kernel for GPUs is deprecated. Of what is left for long sequences, cuDNN is the fastest
-everywhere: two products reach a quarter of FlashAttention-2 on an RTX 3090 (1024 tokens, heads of
-64, forward) [4]. Shorter ones, as pre-training's encoder has, leave the weights small and a flash
-kernel's blocks half empty, so that the slower kernels are not worth it. The bound of 512 is an
-estimate; `python -m vmae_jax.bench --attention=cudnn` and `=xla` measure it.
+its Triton kernel for GPUs is deprecated. So cuDNN is the fastest choice for long sequences on all
+GPUs: two plain products reach a quarter of FlashAttention-2's speed on an RTX 3090 (1024 tokens,
+heads of 64, forward) [4]. For short sequences, as in the encoder of pre-training, the weights are
+small and a flash kernel's blocks are half empty, so the slower cuDNN kernels do not pay. The bound
+of 512 is an estimate; `python -m vmae_jax.bench --attention=cudnn` and `=xla` measure it.
 
   [1] github.com/huggingface/transformers/pull/48163  [2] github.com/pytorch/pytorch/pull/192799
   [3] github.com/pytorch/torchtitan/pull/1196         [4] github.com/nshepperd/flash_attn_jax, 5
@@ -42,7 +42,7 @@ _LANES = 128  # a TPU kernel's heads are as wide as a vector register
 _BLOCK = 256  # tokens; sequences are padded to a multiple of it
 _CUDNN_FROM = (8, 0)  # compute capability
 _CUDNN_FASTEST = (9, 10)  # major compute capabilities
-_CUDNN_TOKENS = 512  # from which it is worth it on the others
+_CUDNN_TOKENS = 512  # from this number on it pays on other GPUs
 _CUDNN_WIDTHS = range(8, 129, 8)  # of heads, that it takes on all such devices
 
 HEADS = P(("data", "fsdp"), "tensor")  # how [B, H, N, K] is split
@@ -67,7 +67,7 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, setting: str = "auto") -
 
 
 def said() -> str:
-    """What the programs of this process take, for people."""
+    """Which attention the programs of this process use, for the terminal."""
     return "attention: " + ", ".join(f"{taken[n]} for {n} tokens" for n in sorted(taken))
 
 
@@ -85,7 +85,7 @@ def choose(
     Args:
       setting: auto; cudnn: wherever it has a kernel; or xla.
       platform: tpu, gpu or cpu.
-      capability: CUDA's, of the GPU; None where there is none.
+      capability: CUDA's compute capability of the GPU; None if it has none.
       queries, keys: how many tokens.
       width: of a head.
     """
@@ -102,14 +102,14 @@ def choose(
 
 
 def _platform() -> str:
-    """Of the mesh that the program is made for, which need not be here; else of this machine."""
+    """The platform of the mesh that is set, which may be another machine's; else of this one."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return device.platform if device is not None else jax.default_backend()
 
 
 @functools.cache
 def _capability() -> tuple[int, int] | None:
-    """Of the GPUs here; AMD's say gfx942 and the like."""
+    """The compute capability of this machine's GPUs; AMD's have none, but say gfx942 or so."""
     major, _, minor = str(getattr(jax.local_devices()[0], "compute_capability", "")).partition(".")
     return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else None
 
@@ -117,8 +117,8 @@ def _capability() -> tuple[int, int] | None:
 @functools.cache
 def _say_once(setting: str, way: str, tokens: int, width: int, dtype: str) -> None:
     log.warning(
-        "config.model.attention = %r: has no kernel here for %d tokens, heads of %d, in %s; "
-        "takes %s", setting, tokens, width, dtype, way,
+        "config.model.attention = %r: no such kernel here for %d tokens, heads of %d, in %s; "
+        "%s is used instead", setting, tokens, width, dtype, way,
     )  # fmt: skip
 
 

@@ -88,14 +88,9 @@ def build(
     """
     encoding = Encoding(codec, short_side, segment_seconds, max_pixels, max_frames)
     videos, out = os.fspath(videos), check(out, encoding, name, num_shards, workers)
-    if benchmark:
-        if labels or split:
-            raise BuildError("--benchmark: has labels and splits of its own; leave yours away")
-        manifest = read_benchmark(benchmark, videos, annotations, label_map, max_missing)
-    elif annotations or label_map:
-        raise BuildError("--annotations, --label_map: are read with --benchmark only")
-    else:
-        manifest = read_manifest(videos, labels, split, empty_labels)
+    manifest = _manifest(
+        videos, labels, split, empty_labels, benchmark, annotations, label_map, max_missing
+    )
     for warning in manifest.warnings:
         log.warning(warning)
     with sole_builder(out):
@@ -123,6 +118,29 @@ def build_manifest(
     tasks = _tasks(shards, name, manifest, encoding, keep_partial, out)
     _run(tasks, manifest, name, out, workers, beam_options, progress)
     return _finish(tasks, manifest, out)
+
+
+def _manifest(
+    videos: str,
+    labels: str | None,
+    split: str | None,
+    empty_labels: str,
+    benchmark: str | None,
+    annotations: str | None,
+    label_map: str | None,
+    max_missing: float,
+) -> Manifest:
+    """The manifest that `build`'s arguments describe; BuildError where they exclude each other."""
+    if benchmark:
+        if labels or split:
+            raise BuildError("--benchmark: has its own labels and splits; leave yours out")
+        return read_benchmark(benchmark, videos, annotations, label_map, max_missing)
+    if annotations or label_map:
+        flag = "--annotations" if annotations else "--label_map"
+        raise BuildError(f"{flag}: is read with --benchmark only; add that, or leave this out")
+    if empty_labels != EMPTY_LABELS[0] and labels in (None, "", "folders"):
+        raise BuildError(f"--empty_labels={empty_labels}: is read with --labels=TABLE only")
+    return read_manifest(videos, labels, split, empty_labels)
 
 
 def check(

@@ -65,14 +65,14 @@ _EMPTY_LABELS = flags.DEFINE_enum(
     "empty_labels",
     EMPTY_LABELS[0],
     EMPTY_LABELS,
-    "Rows of the table without a label: left out, or kept as videos without one.",
+    "Whether rows of the table without a label are left out, or kept without one.",
 )
 _SPLIT = flags.DEFINE_string(
     "split",
     None,
-    "Name of the split; shares as train:0.9,val:0.1; or 'folders': those named train, val, test. A "
-    "table's column split decides instead. [with --labels=folders, such folders above those of the "
-    "classes; else train]",
+    "Name of the split; or shares as train:0.9,val:0.1; or 'folders': the folders named train, val "
+    "and test. A column split of the table overrides it. [with --labels=folders: such folders, if "
+    "they lie above those of the classes; else train]",
 )
 _BENCHMARK = flags.DEFINE_string(
     "benchmark",

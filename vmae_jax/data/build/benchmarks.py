@@ -135,10 +135,14 @@ def read_benchmark(
     """
     name, split = _parse(benchmark)
     spec = BENCHMARKS[name]
-    if not annotations or not os.path.isdir(annotations):
+    if not annotations:
+        raise BuildError(f"--annotations is missing; expected {spec.files}")
+    if not os.path.isdir(annotations):
         raise BuildError(f"--annotations={annotations}: no such folder; expected {spec.files}")
-    if spec.label_map == ("no" if label_map else "needed"):
+    if label_map and spec.label_map == "no":
         raise BuildError(f"--label_map={label_map}: --benchmark={name} takes {spec.files}")
+    if not label_map and spec.label_map == "needed":
+        raise BuildError(f"--label_map is missing: --benchmark={name} takes {spec.files}")
     if not 0 <= max_missing <= 1:
         raise BuildError(f"--max_missing={max_missing}: expected a share from 0 to 1")
     if not os.path.isdir(videos):

@@ -1,4 +1,4 @@
-"""What the folders say that videos lie in: classes, and splits above them."""
+"""Classes and splits from the names of the folders that the videos lie in."""
 
 import collections
 import itertools
@@ -20,7 +20,7 @@ SPLITS = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 
-_PROBES = 8  # files of a folder that are opened where no name says that they are videos
+_PROBES = 8  # files of a folder that are opened if no file name shows that it is a video
 
 
 class Classes(NamedTuple):
@@ -61,7 +61,7 @@ def classes_of(root: str, paths: Sequence[str]) -> Classes:
 def _remarks(held: Collection[str], others: Sequence[str]) -> Iterable[str]:
     if others:
         yield (
-            f"{len(others)} files beside which no video lies are left out, and make no class: "
+            f"{len(others)} files in folders without a video are left out, and make no class: "
             f"{_listed(others)}"
         )
     inner = sorted(f for f in held if any(str(p) in held for p in PurePosixPath(f).parents))
@@ -77,7 +77,7 @@ def _remarks(held: Collection[str], others: Sequence[str]) -> Iterable[str]:
     names = {os.path.basename(folder) for folder in held}
     if {name.lower() for name in names} <= SPLITS.keys():
         yield (
-            f"the classes are {_listed(sorted(names))}, as if they were splits; for splits without "
+            f"the classes are named {_listed(sorted(names))}, like splits; for splits without "
             "classes give --split=folders and no --labels"
         )
 
@@ -99,7 +99,7 @@ def _holds_video(root: str, files: Sequence[str]) -> bool:
 
 
 def _is_video(root: str, path: str) -> bool:
-    """By its name, or, where the name says nothing, by its content."""
+    """Decides by the name of a file, or by its content if the name says nothing."""
     if path.lower().endswith(inputs.SUFFIXES):
         return True
     if not _may_be_video(path):

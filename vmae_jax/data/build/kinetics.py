@@ -1,8 +1,8 @@
-"""Kinetics: the CSV files of its versions, and in which order their classes are numbered.
+"""Kinetics: the CSV files of its versions, and the order of their classes.
 
-Two orders are in use. MMAction2's heads (and UniFormerV2's) have the sorted labels. VideoMAE V2's
-have the lines of its label_map_k{400,600,700,710}.txt, which but for the first are shuffled, and
-name some classes as another version of Kinetics does.
+Two orders are in use. Heads of MMAction2 and UniFormerV2 follow the sorted labels. Heads of
+VideoMAE V2 follow the lines of its label_map_k{400,600,700,710}.txt. Of these files only the first
+is sorted, and some of their names are those of another version of Kinetics.
 """
 
 import os
@@ -16,8 +16,8 @@ from vmae_jax.data.build.items import BuildError
 _VERSIONS = (400, 600, 700)
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split", "is_cc")
 _MERGE = "k710_identical_label_merge.json"
-# What _MERGE of VideoMAE V2 says: labels of one version and their names in a later one. Such a file
-# beside a label map goes first.
+# The content of VideoMAE V2's _MERGE: labels of one version and their names in a later one. If such
+# a file lies beside a label map, it is used instead.
 _RENAMED = {
     "balloon blowing": "inflating balloons",
     "changing wheel": "changing wheel (not on bike)",
@@ -205,7 +205,7 @@ def _numbered(
         numbers = {label: known[n] for label, n in named.items() if n in known} | numbers
     elif guessed := _left_over(labels, classes, numbers):
         pairs = ", ".join(f"{label!r} is its {classes[i]!r}" for label, i in guessed.items())
-        notes = [f"{file}: lacks labels of Kinetics-{version}; by what is left over, {pairs}"]
+        notes = [f"{file}: lacks labels of Kinetics-{version}; paired by exclusion: {pairs}"]
         numbers |= guessed
     unknown = [label for label in labels if label not in numbers]
     if unknown:

@@ -1,4 +1,4 @@
-"""Labels and splits of videos from a table, and which files its paths mean."""
+"""Reads labels and splits of videos from a table, and finds the files of its paths."""
 
 import collections
 import os
@@ -10,7 +10,7 @@ from vmae_jax import lists
 from vmae_jax.data import inputs
 from vmae_jax.data.build.items import BuildError
 
-# What people call the columns; of several that are there, the first counts.
+# Accepted names of the columns; if a table has several of them, the first counts.
 COLUMNS = {
     "path": (
         "path", "file_path", "filepath", "video_path", "clip_path", "file_name", "filename",
@@ -26,7 +26,7 @@ _EXPECTED = (
 
 
 class Row(NamedTuple):
-    """What a line of the table says; the split is '' where there is no such column."""
+    """A row of the table; the split is '' if there is no such column."""
 
     label: str
     split: str
@@ -40,10 +40,10 @@ def read_rows(file: str, relative: Callable[[str], str]) -> tuple[dict[str, Row]
       relative: a path as the videos are named.
 
     Raises:
-      BuildError: where it is no such table, or names a path twice.
+      BuildError: if it is not such a table, or names a path twice.
     """
     if not os.path.exists(file):
-        raise BuildError(f"--labels={file}: no such file; expected 'folders' or a CSV")
+        raise BuildError(f"--labels={file}: no such file; expected 'folders' or a table")
     try:
         cells, notes = lists.table(file, COLUMNS, ("path", "label"), _EXPECTED)
     except lists.ListError as error:
@@ -67,9 +67,9 @@ def located(
 ) -> tuple[dict[str, Row], list[str]]:
     """The rows by the path of the video that each means, and a line on each guess.
 
-    A path that names no file is the one video that has its name in another Unicode form, with '/'
-    for '\\', or with a suffix; where no path at all names one, the folders that all begin with are
-    those of another machine. What is not found keeps its path.
+    If a path names no file, it means the video with the same name in another Unicode form, with '/'
+    for '\\', or with a suffix. If no path names a file, the folders that all paths begin with are
+    left out, as they are those of another machine. A path that is not found stays as it is.
 
     Raises:
       BuildError: where a row may mean several videos, or two rows mean one.
@@ -82,9 +82,7 @@ def located(
             inner = {_slashed(p).removeprefix(left_out): row for p, row in rows.items()}
             found = _find(inner, index, exists)
             if found and len(inner) == len(rows):
-                notes.append(
-                    f"{file}: {left_out} is left away from its paths, as no video is there"
-                )
+                notes.append(f"{file}: its paths are read without {left_out}, as no video is there")
                 rows = inner
                 break
     other = [path for path in rows if found.get(path, path) != path]

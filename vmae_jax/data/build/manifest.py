@@ -1,4 +1,4 @@
-"""Which videos go into a data set, with labels and splits: checked before any work."""
+"""Lists the videos of a data set, with labels and splits, and checks them before any work."""
 
 import collections
 import itertools
@@ -31,12 +31,12 @@ def read_manifest(
     Args:
       videos: a folder, searched by `inputs.walk`, or a text file with one path per line, relative
         to that file.
-      labels: None, 'folders' (a video's class is the name of the folder it lies in; files beside
-        which no video lies are left out), or a table with the columns path, label and perhaps
-        split; see `labels.located`.
+      labels: None, 'folders' (a video's class is the name of its folder; folders without a video
+        are left out), or a table with the columns path, label and perhaps split; see
+        `labels.located`.
       split: one name for all; shares such as 'train:0.9,val:0.1'; or 'folders', the folders that
-        `folders.SPLITS` names. None = a table's column split, which goes before all of these; else
-        folders above those of the classes; else 'train'.
+        `folders.SPLITS` names. None = such folders above those of the classes, else 'train'. If a
+        table has a column split, that decides.
       empty_labels: whether rows without a label are left out ('drop') or built without ('keep').
 
     Raises:
@@ -57,10 +57,9 @@ def read_manifest(
             (path, "missing file", kind or f"named in {rows[path].where if rows else videos}")
         )
     if not found:
-        example = f", such as {rejected[-1][0]}" if rejected else ""
-        raise BuildError(
-            f"{videos}: no video files found ({len(rejected)} left out or missing{example})"
-        )
+        count = f"; {len(rejected)} left out or missing, such as " if rejected else ""
+        example = "{}: {} ({})".format(*rejected[-1]) if rejected else ""
+        raise BuildError(f"--videos={videos}: no video files found{count}{example}")
     if missing:
         count = f"{len(missing)} of {len(missing) + len(found)} paths"
         warnings.append(f"{count} name no file, such as {next(iter(missing))}")
@@ -84,7 +83,7 @@ def read_manifest(
 
 
 def _files(root: str, paths: Iterable[str]) -> tuple[dict[str, os.stat_result], dict[str, str]]:
-    """What is known of each file, and what the other paths are: a FIFO and such; "" = nothing."""
+    """The status of each file, and the kind of each other path: "a FIFO" or so, "" = missing."""
     found, missing = {}, {}
     for path in paths:
         file = os.path.join(root, path)
@@ -112,7 +111,9 @@ def list_paths(videos: str, leave_out: str = "") -> tuple[str, list[str]]:
             ) from error
         return str(source), sorted(Path(path).relative_to(source).as_posix() for path in paths)
     if not source.is_file():
-        raise BuildError(f"--videos={videos}: no such folder or list file")
+        found = special.kind(videos)
+        found = f"is {found}, expected a folder or a list" if found else "no such folder or list"
+        raise BuildError(f"--videos={videos}: {found}")
     try:
         lines = lists.lines(lists.read(videos))
     except lists.ListError as error:
@@ -190,10 +191,10 @@ def _without_empty(
         return names, [], []
     found = f"{len(empty)} rows have no label, such as {rows[empty[0]].where}"
     if empty_labels == "keep":
-        note = "kept, and fine-tuning ends at them; --empty_labels=drop leaves them out"
+        note = "kept, but fine-tuning stops at them; --empty_labels=drop leaves them out"
         return names, [], [f"{found}; {note}"]
     if len(empty) == len(names):
-        raise BuildError(f"{found}; leave --labels away, or give --empty_labels=keep")
+        raise BuildError(f"{found}; leave out --labels, or give --empty_labels=keep")
     dropped = [(path, "not labelled", f"no label in {rows[path].where}") for path in empty]
     note = "left out; --empty_labels=keep keeps them without a label"
     return {path: name for path, name in names.items() if name}, dropped, [f"{found}; {note}"]
@@ -298,23 +299,23 @@ def _splits_of(
             known = ", ".join(folders.SPLITS)
             raise BuildError(f"--split=folders: {root} has no folder of the names {known}")
         folders.check_beside(root, paths, found, said)
-        return found, [f"the folders {said} are the splits {splits}; --split=NAME makes them one"]
+        return found, [f"the folders {said} are the splits {splits}; --split=NAME takes all as one"]
     split = split or "train"
     notes = []
     if len(set(found.values())) > 1:
         notes.append(
-            f"the folders {said} are no splits here, their videos go to {split} alike; "
+            f"the folders {said} are not taken as splits, all their videos go to {split}; "
             "--split=folders makes them splits"
         )
     shared = _shared(paths, split)
     empty = parse_split(split).keys() - shared.values()
     if empty:
-        notes.append(f"--split={split}: too few videos, none is for {', '.join(sorted(empty))}")
+        notes.append(f"--split={split}: too few videos, no video for {', '.join(sorted(empty))}")
     return shared, notes
 
 
 def _remarks(videos: Iterable[Video], stats: Mapping[str, os.stat_result]) -> Iterable[str]:
-    """What may spoil training or its test, a line each."""
+    """A line on each thing that may spoil training or testing."""
     splits = collections.defaultdict(set)
     files = collections.defaultdict(list)
     for video in videos:

@@ -1,4 +1,4 @@
-"""What to type after a build: the command that fits what was built."""
+"""The command to run after a build; it depends on what was built."""
 
 import os
 import shlex
@@ -6,13 +6,13 @@ from collections.abc import Collection, Mapping
 
 from vmae_jax.data.records import label_names
 
-HELD_OUT = ("val", "valid", "validation", "dev", "test")  # names of splits to test on, best first
+HELD_OUT = ("val", "valid", "validation", "dev", "test")  # to test on, the first counts
 
 
 def lines(out: str, splits: Collection[str]) -> list[str]:
-    """The command, and what may be added to it, for people.
+    """The command, and a setting to add, for the terminal.
 
-    Labels: fine-tuning, or evaluation where nothing is there to train on; else pre-training.
+    With labels: fine-tuning, or evaluation if there is no training split. Without: pre-training.
 
     Args:
       out: the dataset directory.
@@ -34,7 +34,7 @@ def lines(out: str, splits: Collection[str]) -> list[str]:
 
 
 def _command(recipe: str, out: str, settings: Mapping[str, str]) -> str:
-    """Of the recipe on the data set; what the recipe says itself is left away."""
+    """The command of a recipe on the data set, without the settings that the recipe has itself."""
     usual = {"data.split": "train", "eval.split": "val"}
     changed = {key: value for key, value in settings.items() if usual.get(key) != value}
     flags = [f"--config.{key}={value}" for key, value in {"data.dataset": out, **changed}.items()]

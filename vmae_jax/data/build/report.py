@@ -1,4 +1,4 @@
-"""What came of a build: per split what was kept, and every video left out with its reason."""
+"""The report of a build: what each split holds, and why each other video was left out."""
 
 import collections
 import dataclasses
@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _LISTED = 5  # names per reason on the terminal; the file has all
-_UNEVEN = 0.03  # of a video's pictures dropped or frames repeated, from which on it is named
+_UNEVEN = 0.03  # a video is named if more of its pictures were dropped, or frames repeated
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
     """`splits`: totals by name; `rejected`: {path, detail, frames, seconds} by reason.
 
-    `partial` lists videos that broke midway but were kept up to there; `warnings` say what was not
-    as expected before any video was read, `times` of which videos a few per cent of the pictures
-    were dropped, or of the frames repeated, and what was put right in their times.
+    `partial` lists videos that broke midway but were kept up to there. `warnings` say what was
+    unexpected before any video was read. `times` names videos of which more than a few per cent of
+    the pictures were dropped or of the frames repeated, or whose times were corrected.
     """
 
     out: str
@@ -65,13 +65,13 @@ class Report:
         lines += [f"warning: {what}" for what in self.times[:_LISTED]]
         if len(self.times) > _LISTED:
             lines.append(
-                f"warning: {len(self.times) - _LISTED} more by their times, see report.json"
+                f"warning: the times of {len(self.times) - _LISTED} more videos, see report.json"
             )
         return "\n".join(lines)
 
 
 def _time_amiss(video: Mapping[str, Any]) -> str:
-    """What a constant rate did to a video that had none, or what was put right; '' = nothing."""
+    """A line on dropped, repeated and retimed pictures of a video; '' = nothing to say."""
     time = video.get("time")  # shards of earlier versions have none
     if not time:
         return ""
