@@ -13,10 +13,10 @@ The rule, the same for every container:
   Pictures before the first known time are left out: they were trimmed.
 - If the gaps differ, but a common rate shows every picture once, that is the rate: film in NTSC's
   cadence stands for two and for three fields.
-- Else the rate is that of the pictures in motion: of the median gap, or of shorter gaps if they are more
-  than a tenth of all. The stated rate is taken if it misses at most half a picture over these gaps;
-  else the nearest common rate that fits, else the measured one. At 120 fps and more, every n-th
-  picture is taken, so that 60 to 120 fps are left.
+- Else the rate is that of the pictures in motion: of the median gap, or of shorter gaps if they are
+  more than a tenth of all. The stated rate is taken if it misses at most half a picture over these
+  gaps; else the nearest common rate that fits, else the measured one. At 120 fps and more, every
+  n-th picture is taken, so that 60 to 120 fps are left.
 """
 
 import array
