@@ -1,5 +1,6 @@
 """Folders of videos to dataset directories: labels, splits, resuming, kills, processes, Beam."""
 
+import functools
 import json
 import multiprocessing
 import os
@@ -195,6 +196,23 @@ def test_a_cut_shard_is_built_again(videos, reference, tmp_path):
     shard.write_bytes(shard.read_bytes()[:-7])
     build(videos, out, labels="folders", num_shards=4, workers=1)
     assert content(out) == content(reference)
+
+
+def test_an_unfinished_build_of_an_earlier_version_goes_on_and_says_so(
+    videos, reference, tmp_path, caplog
+):
+    """Its plan has no rule of times: finished shards are as that version made them."""
+    out = tmp_path / "set"
+    shutil.copytree(reference, out)
+    plan = json.loads((out / "build/plan.json").read_text())
+    del plan["time_rule"]
+    (out / "build/plan.json").write_text(json.dumps(plan))
+    again = functools.partial(build, videos, out, labels="folders", num_shards=4, workers=1)
+    again()
+    assert "timed videos" not in caplog.text  # a finished set stays as it is
+    (out / "dataset_info.json").unlink()
+    again()
+    assert "timed videos of variable rate differently" in caplog.text
 
 
 def test_kill_9_leaves_nothing_half_and_a_restart_finishes(videos, reference, tmp_path):

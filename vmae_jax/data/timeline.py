@@ -28,6 +28,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+RULE = 2  # goes up where the rule gives other frames; 1 was one average rate for a file
 _MIN_FPS, _MAX_FPS = 1, 60
 _MAX_PAUSE = 3600.0  # seconds that a picture may be shown
 _MAX_JUMP = 10.0  # likewise, where times may jump by design

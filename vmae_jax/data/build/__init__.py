@@ -21,6 +21,7 @@ from typing import Any
 
 import av
 
+from vmae_jax.data import timeline
 from vmae_jax.data.build.benchmarks import MAX_MISSING, read_benchmark
 from vmae_jax.data.build.items import BuildError, Manifest, Video
 from vmae_jax.data.build.manifest import EMPTY_LABELS, read_manifest
@@ -224,6 +225,7 @@ def _plan(
     return {
         "name": name,
         "options": dataclasses.asdict(encoding) | {"keep_partial": keep_partial},
+        "time_rule": timeline.RULE,
         "encoder": {"av": av.__version__, "libavcodec": list(av.library_versions["libavcodec"])},
         "label_names": list(manifest.label_names),
         "shards": {
@@ -261,6 +263,11 @@ def _keep_to_plan(path: str, plan: Mapping[str, Any], out: str) -> None:
     finished = os.path.exists(os.path.join(out, "dataset_info.json"))
     if old.get("encoder") != plan["encoder"] and not finished:
         changes.append(f"encoder was {old.get('encoder')}, is {plan['encoder']}")
+    if old.get("time_rule", 1) != plan["time_rule"] and not finished:
+        log.warning(
+            "%s: was begun by a version that timed videos of variable rate differently; finished "
+            "shards keep its frames; to build all videos alike, remove the folder", out,
+        )  # fmt: skip
     if changes:
         raise BuildError(
             f"--out={out}: was begun with other settings or videos: {'; '.join(changes)}; remove "
