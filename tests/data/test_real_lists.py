@@ -88,7 +88,7 @@ def test_kinetics_by_the_reference_s_map_and_by_sorted_labels(owners, tree, vers
             name = name if name in lines else merged[label]
             wanted = (lines.index(name), name) if label_map else (labels.index(label), label)
             assert (video.label, video.label_name) == wanted
-        guesses = [w for w in found.warnings if "left over" in w]
+        guesses = [w for w in found.warnings if "lacks labels of Kinetics" in w]
         assert len(guesses) == bool(label_map)
         assert all(repr(label) in guess for guess in guesses for label in LEFT_OVER[version])
     assert [w for w in found.warnings if "no list for train" in w]
