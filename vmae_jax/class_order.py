@@ -10,7 +10,6 @@ from typing import NamedTuple
 from vmae_jax import lists
 
 _RENAMED = 10  # one name in so many may be another where all others stand at the same places
-_SHOWN = 5
 
 
 class Match(NamedTuple):
@@ -41,7 +40,7 @@ def match(names: Sequence[str], known: Sequence[str], *, renamed: bool = False) 
     few = renamed and len(names) == len(known) and len(others) * _RENAMED <= len(names)
     if not few or not in_order:
         return None
-    pairs = shown([f"{names[i]!r} is {known[i]!r}" for i in others])
+    pairs = lists.shown([f"{names[i]!r} is {known[i]!r}" for i in others])
     return Match(
         places,
         f"{len(others)} of {len(names)} classes have another name ({pairs}): they are told by "
@@ -72,11 +71,6 @@ def conflict(names: Sequence[str], held: Sequence[str]) -> str:
                 f"{i} is {name!r}, which is its class {numbers[key]}; leave it away to take those"
             )
     return ""
-
-
-def shown(names: Sequence[str]) -> str:
-    """The first names of a list."""
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
 def _composed(names: Sequence[str]) -> list[str]:

@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from vmae_jax import class_order, metrics, sharding, viz, whole
+from vmae_jax import class_order, lists, metrics, sharding, viz, whole
 from vmae_jax.config import Config, ConfigError
 from vmae_jax.data import evaluation
 
@@ -227,7 +227,7 @@ def class_numbers(data_names: Sequence[str], model_names: Sequence[str]) -> np.n
         unknown = class_order.unknown(data_names, model_names)
         raise ConfigError(
             "the data has classes that the classifier was not trained for: "
-            f"{class_order.shown(unknown)}; it knows {class_order.shown(model_names)}; build the "
+            f"{lists.shown(unknown)}; it knows {lists.shown(model_names)}; build the "
             "data with the classifier's names (--label_map), or select its rows "
             "(config.classifier.label_map)"
         )

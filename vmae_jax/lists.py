@@ -16,6 +16,7 @@ from vmae_jax import special
 log = logging.getLogger(__name__)
 
 _DELIMITERS = ",;\t|"
+_SHOWN = 5
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF16_LE: "utf-16",
@@ -57,6 +58,11 @@ def lines(text: str) -> list[str]:
     """
     found = re.split("\r\n|\r|\n", text)
     return found if found[-1] else found[:-1]
+
+
+def shown(names: Sequence[str]) -> str:
+    """The first names of a list, for a message."""
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
 # ---- Tables ----

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vmae_jax import class_order
+from vmae_jax import lists
 from vmae_jax.config import Config, ConfigError, for_platform
 from vmae_jax.data.records import open_dataset
 from vmae_jax.models import classifier
@@ -82,7 +82,7 @@ class Distill(Finetune):
 
     def _check_classes(self, teacher: teachers.Teacher) -> None:
         if teacher.num_classes != self.num_classes:
-            names = class_order.shown(self.label_names)
+            names = lists.shown(self.label_names)
             raise ConfigError(
                 f"config.distill.teacher = {self.config.distill.teacher!r} tells "
                 f"{teacher.num_classes} classes apart, the student {self.num_classes}"

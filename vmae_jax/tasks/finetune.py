@@ -14,7 +14,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from vmae_jax import checkpoint, class_order, evaluate, tree
+from vmae_jax import checkpoint, evaluate, lists, tree
 from vmae_jax.config import (
     Config,
     ConfigError,
@@ -70,7 +70,7 @@ class Finetune:
         if asked not in (0, len(names)):
             raise ConfigError(
                 f"config.classifier.num_classes = {asked}: {config.data.dataset} holds "
-                f"{len(names)} classes ({class_order.shown(names)}); set it to {len(names)}, or to "
+                f"{len(names)} classes ({lists.shown(names)}); set it to {len(names)}, or to "
                 "0 to count them"
             )
         check_evaluation(config, names)
@@ -258,7 +258,7 @@ def _of_data(config: Config, classes: int, head: str) -> tuple[str, ...]:
     if classes != len(names):
         raise ConfigError(
             f"{head} tells {classes} classes apart, which it does not name; {data} has "
-            f"{len(names)} ({class_order.shown(names)}): with config.init_from={head}, select "
+            f"{len(names)} ({lists.shown(names)}): with config.init_from={head}, select "
             "their rows by config.classifier.label_map (label_710to400.json and the like of "
             "VideoMAE V2), or name all classes by config.init_labels"
         )

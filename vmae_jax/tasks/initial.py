@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vmae_jax import class_order
+from vmae_jax import class_order, lists
 from vmae_jax.config import Config, ConfigError
 from vmae_jax.convert import files, fit, load
 from vmae_jax.convert.load import Weights
@@ -95,8 +95,8 @@ def _in_order(
     if match is None:
         raise ConfigError(
             f"config.classifier.label_map = {config.classifier.label_map!r}: its rows are "
-            f"{class_order.shown(names)}; the classes of {config.data.dataset} are "
-            f"{class_order.shown(label_names)}; build the data in the rows' order (data.build "
+            f"{lists.shown(names)}; the classes of {config.data.dataset} are "
+            f"{lists.shown(label_names)}; build the data in the rows' order (data.build "
             "--label_map=FILE), or give a label map for the data's"
         )
     if match.said:
@@ -111,7 +111,7 @@ def say_unnamed(config: Config, head: str, names: Sequence[str], hint: str) -> N
     told = records.class_order(config.data.dataset)
     log.warning(
         "%s: its classes have no names: they are taken for the data's, %s%s; %s, and then they "
-        "are compared", head, class_order.shown(names), f", in the order of {told}" if told else "",
+        "are compared", head, lists.shown(names), f", in the order of {told}" if told else "",
         hint,
     )  # fmt: skip
 

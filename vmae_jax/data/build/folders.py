@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from vmae_jax import lists
 from vmae_jax.data import inputs
 from vmae_jax.data.build.items import BuildError
 from vmae_jax.data.source import Source
@@ -62,22 +63,22 @@ def _remarks(held: Collection[str], others: Sequence[str]) -> Iterable[str]:
     if others:
         yield (
             f"{len(others)} files in folders without a video are left out, and make no class: "
-            f"{_listed(others)}"
+            f"{lists.shown(others)}"
         )
     inner = sorted(f for f in held if any(str(p) in held for p in PurePosixPath(f).parents))
     if inner:
-        yield f"{len(inner)} classes lie in folders of other classes: {_listed(inner)}"
+        yield f"{len(inner)} classes lie in folders of other classes: {lists.shown(inner)}"
     homes = _homes(held)
     several = sorted(name for name in homes if len(homes[name]) > 1)
     if several:
         yield (
             f"{len(several)} classes lie in several folders, which make no splits: "
-            f"{_listed(several)}; the first in {_listed(sorted(homes[several[0]]))}"
+            f"{lists.shown(several)}; the first in {lists.shown(sorted(homes[several[0]]))}"
         )
     names = {os.path.basename(folder) for folder in held}
     if {name.lower() for name in names} <= SPLITS.keys():
         yield (
-            f"the classes are named {_listed(sorted(names))}, like splits; for splits without "
+            f"the classes are named {lists.shown(sorted(names))}, like splits; for splits without "
             "classes give --split=folders and no --labels"
         )
 
@@ -151,7 +152,7 @@ def check_beside(root: str, paths: Sequence[str], found: Collection[str], said: 
     if others:
         raise BuildError(
             f"{len(found)} files lie below the folders {said}, as if these were splits, and "
-            f"{len(others)} videos beside them: {_listed(others)}; move those, or give "
+            f"{len(others)} videos beside them: {lists.shown(others)}; move those, or give "
             "--split=NAME for all videos"
         )
 
@@ -171,8 +172,3 @@ def _folders(root: str, paths: Iterable[str]) -> dict[str, tuple[str, ...]]:
         path: PurePosixPath(os.path.relpath(folder, base) if base else folder).parts
         for path, folder in folders.items()
     }
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:5]) + ", ..." * (len(names) > 5)
